@@ -1,0 +1,21 @@
+"""What every `pytest --nbval` run has in common: offline, on the CPU, stderr not compared.
+
+Stored outputs come from the same setting (notebooks/refresh.py imports it from here), so they do
+not depend on a network, a GPU, a cache of downloads, or the bars and warnings of a library.
+"""
+
+import os
+
+OFFLINE_CPU = {
+    "SMOL_OFFLINE": "1",  # the reference gets seeded random weights, also where the hub is near
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.update(OFFLINE_CPU)  # kernels inherit it
+
+
+def pytest_collectstart(collector):
+    if hasattr(collector, "skip_compare"):  # a notebook
+        collector.skip_compare += ("stderr",)

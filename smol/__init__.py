@@ -1,0 +1,6 @@
+"""SmolLM2, taken apart and rebuilt: the package behind the notebooks."""
+
+from smol.model import KVCache, SmolLM2, SmolLM2Config
+from smol.pretrained import load_pretrained, save_pretrained
+
+__all__ = ["KVCache", "SmolLM2", "SmolLM2Config", "load_pretrained", "save_pretrained"]

@@ -1,0 +1,305 @@
+"""Weights in and out: the hub, a local folder, or seeded random weights where there is neither.
+
+A checkpoint is a folder with config.json and safetensors in it. Loading is strict: every key of
+the file has one place in the model, every place gets one key, with the shape it expects. Pickles
+(pytorch_model.bin) run code when they are opened, so they never are.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from smol.config import SmolLM2Config
+from smol.model import SmolLM2
+
+REPO_ID = "HuggingFaceTB/SmolLM2-135M"
+
+
+class Published(NamedTuple):
+    """A model on the hub: its config, and where known the revision and the weights' sha256."""
+
+    config: SmolLM2Config
+    revision: str | None = None
+    sha256: str | None = None
+
+
+# The configs are those of the repositories' config.json. "Known" means checked, not looked up:
+# without a revision the newest is taken, without a sha256 the hub's own check has to do.
+PUBLISHED = {
+    "HuggingFaceTB/SmolLM2-135M": Published(
+        SmolLM2Config(),
+        revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+        sha256="80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1",
+    ),
+    "HuggingFaceTB/SmolLM2-360M": Published(
+        SmolLM2Config(
+            hidden_size=960,
+            intermediate_size=2560,
+            num_hidden_layers=32,
+            num_attention_heads=15,
+            num_key_value_heads=5,
+            initializer_range=0.02,
+        ),
+    ),
+    "HuggingFaceTB/SmolLM2-1.7B": Published(
+        SmolLM2Config(
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=24,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            rope_theta=130_000.0,
+            initializer_range=0.02,
+        ),
+    ),
+}
+
+
+def fetch(directory_or_repo_id: str | Path) -> Path:
+    """The folder of a checkpoint: a local one as it is, a hub repository downloaded or cached.
+
+    Raises FileNotFoundError, with the remedy, where it is neither on disk nor to be had.
+    """
+    name = str(directory_or_repo_id)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"{name} is a file: name the folder that holds config.json")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise FileNotFoundError(f"there is no folder {name}, and it is no owner/name of the hub")
+    if os.environ.get("SMOL_OFFLINE") == "1":
+        raise FileNotFoundError(f"{name} is not fetched: SMOL_OFFLINE=1 is set (unset it)")
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted = {
+        "revision": PUBLISHED[name].revision if name in PUBLISHED else None,
+        "allow_patterns": ["*.json", "*.safetensors"],
+    }
+    try:
+        # One quick question first: without a network snapshot_download retries for 23 seconds.
+        HfApi().model_info(name, revision=wanted["revision"], timeout=5)
+    except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        try:
+            return Path(snapshot_download(name, local_files_only=True, **wanted))
+        except (OSError, ValueError) as missing:
+            raise FileNotFoundError(
+                f"{name} is neither a folder here nor in the hub's cache, and the hub says: "
+                f"{reason}. Go online once, or pass a folder with config.json and "
+                "model.safetensors"
+            ) from missing
+    return Path(snapshot_download(name, **wanted))
+
+
+def load_pretrained(
+    directory_or_repo_id: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SmolLM2:
+    """The SmolLM2 in a folder or a hub repository, in eval mode, in `dtype` on `device`.
+
+    Reads one model.safetensors, or the shards that model.safetensors.index.json lists. Raises
+    FileNotFoundError for a missing file and ValueError for a config that is no SmolLM2, a
+    damaged file, a hash other than the published one, and any key or shape that does not fit.
+    """
+    directory = fetch(directory_or_repo_id)
+    config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
+    files = _weight_files(directory)
+    known = PUBLISHED.get(str(directory_or_repo_id))
+    if known and known.sha256:
+        for file in files:
+            _check_hash(file, known.sha256)
+    tensors = {}
+    for file in files:
+        tensors.update(_read_tensors(file, dtype, device))
+    with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
+        model = SmolLM2(config)
+    return _fill(model, tensors, directory).eval()
+
+
+def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
+    """Writes config.json and model.safetensors as Hugging Face does, in the model's own dtype.
+
+    `AutoModelForCausalLM.from_pretrained(directory)` loads it. A tied head is left out, as in
+    the published file. Each file is written beside its place and renamed, so that a full disk
+    (OSError) leaves what stood there before.
+    """
+    model = getattr(model, "_orig_mod", model)  # the module inside torch.compile's wrapper
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _file_key(key): tensor.detach().cpu().contiguous()
+        for key, tensor in model.state_dict().items()
+        if not (key == "lm_head.weight" and model.config.tie_word_embeddings)
+    }
+    with _written_beside(directory / "model.safetensors") as file:
+        save_file(tensors, file, metadata={"format": "pt"})
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    with _written_beside(directory / "config.json") as file:
+        file.write_text(json.dumps({**model.config.to_dict(), "dtype": dtype}, indent=2) + "\n")
+
+
+def load_reference(
+    dtype: torch.dtype = torch.float32, repo_id: str | Path = REPO_ID, seed: int = 0
+) -> torch.nn.Module:
+    """Hugging Face's own model, in eval mode, and on one printed line which weights it has.
+
+    From the hub or its cache where it can be had; else the same architecture with random weights
+    from `seed`, which serves every comparison but says nothing sensible. `.weights` on the model
+    is "pretrained" or "random". SMOL_OFFLINE=1 asks for the random ones outright.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    name = str(repo_id)
+    try:
+        directory = fetch(repo_id)
+    except FileNotFoundError:
+        if name not in PUBLISHED:
+            raise
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(LlamaConfig(**PUBLISHED[name].config.to_dict()))
+            for key, weight in model.named_parameters():
+                if "norm" in key:  # at 1, as training starts, a norm left out would not show
+                    torch.nn.init.uniform_(weight, 0.5, 1.5)
+        # In fp32 first: the tables of RoPE must not be rounded to bf16 with the weights.
+        weights = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.weights = "random"
+        print(f"{name}: random weights, seed {seed} (the hub is out of reach)")
+    else:
+        model = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
+        model.weights = "pretrained"
+        print(f"{name}: the published weights")
+    return model.eval()
+
+
+def from_reference(reference: torch.nn.Module) -> SmolLM2:
+    """A SmolLM2 with a copy of a Hugging Face model's config and weights, in its dtype."""
+    config = SmolLM2Config.from_dict(reference.config.to_dict())
+    with torch.device("meta"):
+        model = SmolLM2(config)
+    tensors = {key: tensor.clone() for key, tensor in reference.state_dict().items()}
+    return _fill(model, tensors, "the reference").eval()
+
+
+def _file_key(key: str) -> str:
+    return key if key.startswith("lm_head.") else f"model.{key}"
+
+
+def _fill(model: SmolLM2, tensors: dict[str, torch.Tensor], source) -> SmolLM2:
+    """Moves tensors with Hugging Face's keys into a model on the meta device, strictly."""
+    expected = {_file_key(key): tensor.shape for key, tensor in model.state_dict().items()}
+    tied = model.config.tie_word_embeddings
+    if tied and "lm_head.weight" not in tensors:
+        del expected["lm_head.weight"]
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"{source} does not fit its config.json: {_some(missing)} missing, "
+            f"{_some(unexpected)} with no place in the model"
+        )
+    for key, shape in expected.items():
+        if tensors[key].shape != shape:
+            raise ValueError(
+                f"{source}: {key} is {tuple(tensors[key].shape)}, config.json wants {tuple(shape)}"
+            )
+    head, table = tensors.get("lm_head.weight"), tensors["model.embed_tokens.weight"]
+    if tied and head is not None and not torch.equal(head, table):
+        raise ValueError(
+            f"{source} has a head that differs from the embedding, but its config.json ties them "
+            "(tie_word_embeddings): one of the two is wrong"
+        )
+    tensors = {**tensors, "lm_head.weight": table} if tied else tensors
+    state = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    return model
+
+
+def _some(keys: set[str]) -> str:
+    few = sorted(keys)[:3]
+    return (
+        f"{len(keys)} keys ({', '.join(few)}{', …' if len(keys) > 3 else ''})" if few else "none"
+    )
+
+
+def _read_json(file: Path) -> dict:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: a checkpoint folder needs it")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, not an object: fetch it again")
+    return content
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        pickles = sorted(f.name for f in directory.glob("*.bin"))
+        why = f" ({pickles[0]} is a pickle and is not opened: convert it)" if pickles else ""
+        raise FileNotFoundError(f"{single} is missing{why}")
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map: fetch it again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if name != Path(name).name:
+            raise ValueError(f"{index} names {name!r}, which is not a file of its own folder")
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory / name} is missing: {index.name} lists it")
+    return [directory / name for name in names]
+
+
+def _read_tensors(file: Path, dtype: torch.dtype, device) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(file, framework="pt") as f:
+            # copy: the file's own pages must not stay mapped under a model that may be saved there
+            return {k: f.get_tensor(k).to(device, dtype, copy=True) for k in f.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is not a whole safetensors file ({error}): delete it and fetch it again"
+        ) from error
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    with file.open("rb") as f:
+        got = hashlib.file_digest(f, "sha256").hexdigest()
+    if got != expected:
+        raise ValueError(
+            f"{file} has sha256 {got[:16]}…, published is {expected[:16]}…: delete it and fetch "
+            "it again"
+        )
+
+
+@contextmanager
+def _written_beside(target: Path):
+    """Yields a path beside `target`; it takes target's place only if the block succeeds."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, target)
+    except SafetensorError as error:  # how the Rust side reports a full disk
+        raise OSError(f"{target} could not be written ({error}); the old file stands") from error
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{target} could not be written ({error.strerror}); the old file stands"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
