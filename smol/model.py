@@ -170,6 +170,29 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def start_of(input_ids: Tensor, config: SmolLM2Config, cache: KVCache | None) -> int:
+    """The position of the first of `input_ids`: 0, or where the cache ends.
+
+    Raises ValueError for a shape or dtype other than (B, T) int64, for ids outside the vocabulary
+    (looked for on the CPU only: on a GPU each look would halt the queue), and for text that does
+    not fit the context or the cache.
+    """
+    shape, dtype, V = tuple(input_ids.shape), input_ids.dtype, config.vocab_size
+    if len(shape) != 2 or 0 in shape or dtype != torch.int64:
+        raise ValueError(f"input_ids must be (B, T) int64, got {shape} {dtype}")
+    if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(n) for n in input_ids.aminmax())
+        if low < 0 or high >= V:
+            worst = low if low < 0 else high
+            raise ValueError(f"token id {worst} is outside the vocabulary (0 to {V - 1})")
+    start, room, what = 0, config.max_position_embeddings, "context"
+    if cache is not None:
+        start, room, what = cache.length, cache.max_length, "cache"
+    if start + shape[1] > room:
+        raise ValueError(f"{start + shape[1]} tokens do not fit a {what} of {room}")
+    return start
+
+
 class SmolLM2(nn.Module):
     """A language model: `model(input_ids)` gives the logits of every next token.
 
@@ -193,10 +216,9 @@ class SmolLM2(nn.Module):
         """`input_ids` (B, T) int64 -> logits (B, T, V) in the model's dtype.
 
         With a cache the ids go on where it ends, and its `length` moves on by T. Raises
-        ValueError for another shape or dtype, ids outside the vocabulary (looked for on the CPU
-        only: on a GPU each look would halt the queue), and text beyond the context or the cache.
+        ValueError where the ids do not fit: see `start_of`.
         """
-        start = self._check(input_ids, cache)
+        start = start_of(input_ids, self.config, cache)
         T, device = input_ids.size(1), input_ids.device
         x = self.embed_tokens(input_ids)  # (B, T, D)
         positions = torch.arange(start, start + T, device=device)
@@ -226,19 +248,3 @@ class SmolLM2(nn.Module):
         """An empty cache of this model's dtype, on its device."""
         weight, longest = self.embed_tokens.weight, self.config.max_position_embeddings
         return KVCache(self.config, batch_size, max_length or longest, weight.dtype, weight.device)
-
-    def _check(self, input_ids: Tensor, cache: KVCache | None) -> int:
-        shape, dtype, V = tuple(input_ids.shape), input_ids.dtype, self.config.vocab_size
-        if len(shape) != 2 or 0 in shape or dtype != torch.int64:
-            raise ValueError(f"input_ids must be (B, T) int64, got {shape} {dtype}")
-        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = (int(n) for n in input_ids.aminmax())
-            if low < 0 or high >= V:
-                worst = low if low < 0 else high
-                raise ValueError(f"token id {worst} is outside the vocabulary (0 to {V - 1})")
-        start, room, what = 0, self.config.max_position_embeddings, "context"
-        if cache is not None:
-            start, room, what = cache.length, cache.max_length, "cache"
-        if start + shape[1] > room:
-            raise ValueError(f"{start + shape[1]} tokens do not fit a {what} of {room}")
-        return start

@@ -1,0 +1,288 @@
+"""What only the notebooks use: same_code, show, and the checks of the exercises."""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import linecache
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import smol
+from smol import mutants, parity
+from smol.config import SmolLM2Config
+from smol.model import SmolLM2, apply_rope, rope_cos_sin
+
+# -- one source of code ---------------------------------------------------------------------------
+
+
+def same_code(*objects: type | Callable) -> None:
+    """Prints, for each class or function of the notebook, whether it is the package's.
+
+    Syntax trees are compared: docstrings, comments, layout and the type hints of functions may
+    differ, nothing else may. A class may leave methods out, which is said. Where the code differs
+    the difference is printed, "-" the package's lines and "+" the notebook's.
+    """
+    for obj in objects:
+        name = obj.__name__
+        mine = _definition(_source_file_of(obj), name)
+        module, theirs = _in_package(name)
+        left_out = []
+        if isinstance(mine, ast.ClassDef):
+            have = {node.name for node in mine.body if isinstance(node, ast.FunctionDef)}
+            left_out = [
+                node.name
+                for node in theirs.body
+                if isinstance(node, ast.FunctionDef) and node.name not in have
+            ]
+            theirs.body = [
+                node for node in theirs.body if getattr(node, "name", "") not in left_out
+            ]
+        mine, theirs = (_essence(node) for node in (mine, theirs))
+        if mine == theirs:
+            rest = f" (left out here: {', '.join(left_out)})" if left_out else ""
+            print(f"{name}: same code as {module}{rest}")
+        else:
+            print(f"{name}: differs from {module}")
+            lines = difflib.unified_diff(theirs.splitlines(), mine.splitlines(), lineterm="", n=0)
+            print("\n".join(line for line in lines if line[:2] not in ("--", "++", "@@")))
+
+
+def _source_file_of(obj) -> str:
+    """The cell or file that defines `obj` (inspect.getsource fails for a class of a cell)."""
+    functions = [obj] if inspect.isfunction(obj) else vars(obj).values()
+    for function in functions:
+        code = getattr(getattr(function, "__func__", function), "__code__", None)
+        if code is not None and (lines := linecache.getlines(code.co_filename)):
+            return "".join(lines)
+    raise ValueError(f"the source of {obj.__name__} is not to be found: run its cell again")
+
+
+def _definition(source: str, name: str) -> ast.ClassDef | ast.FunctionDef:
+    found = [node for node in ast.parse(source).body if getattr(node, "name", None) == name]
+    if not found:
+        raise ValueError(f"{name} is not defined at the top level of its cell")
+    return found[-1]
+
+
+def _in_package(name: str) -> tuple[str, ast.AST]:
+    for file in sorted(Path(smol.__file__).parent.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if getattr(node, "name", None) == name:
+                return f"smol.{file.stem}", node
+    raise ValueError(f"the package has no {name}")
+
+
+def _essence(node: ast.AST) -> str:
+    """The code as text, without docstrings and the hints of functions."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef):
+            part.returns = None
+            for arg in (*part.args.posonlyargs, *part.args.args, *part.args.kwonlyargs):
+                arg.annotation = None
+        if (
+            isinstance(part, ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(part) is not None
+        ):
+            part.body = part.body[1:] or [ast.Pass()]
+    return ast.unparse(node)
+
+
+def show(obj: type | Callable) -> None:
+    """Displays the package's source of a class or function, to be read rather than written."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(f"```python\n# {obj.__module__}\n{inspect.getsource(obj).rstrip()}\n```"))
+
+
+# -- exercises ------------------------------------------------------------------------------------
+
+
+class _NotAttempted(Exception):
+    pass
+
+
+class _NotYet(Exception):
+    pass
+
+
+def exercise(check: Callable) -> Callable:
+    """Makes of `check` one that never raises but prints a verdict on the reader's answer.
+
+    "not attempted yet" for a stub that returns `...`, "not yet: why" for a wrong answer or one
+    that raises, "correct" for the rest.
+    """
+
+    @functools.wraps(check)
+    def verdict(*answer):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                check(*answer)
+        except _NotAttempted:
+            print("not attempted yet")
+        except _NotYet as reason:
+            print(f"not yet: {reason}")
+        except Exception as error:
+            print(f"not yet: it raised {type(error).__name__}: {error}")
+        else:
+            print("correct")
+
+    return verdict
+
+
+def _ask(function: Callable, *args):
+    answer = function(*args)
+    if answer is ...:
+        raise _NotAttempted
+    return answer
+
+
+def _expect(ok: bool, otherwise: str) -> None:
+    if not ok:
+        raise _NotYet(otherwise)
+
+
+def _expect_close(got, want: torch.Tensor, what: str) -> None:
+    _expect(isinstance(got, torch.Tensor), f"{what} is a {type(got).__name__}, not a tensor")
+    _expect(got.shape == want.shape, f"{what} is {list(got.shape)}, not {list(want.shape)}")
+    close = torch.allclose(got.to(want.dtype), want, atol=1e-5, rtol=1e-4)
+    _expect(close, f"{what} is off: {parity.compare(got.to(want.dtype), want)}")
+
+
+SMALL = SmolLM2Config(
+    vocab_size=256,
+    hidden_size=48,
+    intermediate_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=1200,
+    initializer_range=48**-0.5,
+)
+_UNTIED = dataclasses.replace(SMALL, tie_word_embeddings=False)
+
+
+@exercise
+def check_count(count):
+    for config in (SMALL, _UNTIED, SmolLM2Config()):
+        with torch.device("meta"):
+            want = sum(p.numel() for p in SmolLM2(config).parameters())
+        tied = "tied" if config.tie_word_embeddings else "untied"
+        got = _ask(count, config)
+        _expect(got == want, f"D = {config.hidden_size}, {tied}: {got:,}, PyTorch has {want:,}")
+
+
+@exercise
+def check_cache_bytes(cache_bytes):
+    for config in (SmolLM2Config(), SMALL):
+        for tokens, size in ((1, 2), (1000, 4)):
+            want = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+            got = _ask(cache_bytes, config, tokens, size)
+            _expect(
+                got == want * tokens * size,
+                f"{tokens} tokens of {size}-byte numbers, D = {config.hidden_size}: {got:,}, "
+                f"not {want * tokens * size:,}",
+            )
+
+
+@exercise
+def check_nearest(nearest):
+    table = torch.randn(50, 8)
+    table[7] = 3 * table[31] + 0.01 * torch.randn(8)  # one direction, another length
+    table[12] = 100 * torch.randn(8)  # long, in no one's direction
+    for token, want in ((7, 31), (31, 7)):
+        got = _ask(nearest, table, token)
+        _expect(got != token, f"the token nearest to {token} is {token} itself: leave it out")
+        _expect(got == want, f"nearest to {token} is {want}, not {got}: length must not count")
+
+
+@exercise
+def check_layer_norm(layer_norm):
+    x, weight = torch.randn(2, 5, 8) * 3 + 1, torch.rand(8)
+    want = F.layer_norm(x, (8,), weight, eps=1e-5)
+    _expect_close(_ask(layer_norm, x, weight), want, "the output")
+
+
+@exercise
+def check_rope_complex(rope_complex):
+    x, positions = torch.randn(2, 3, 7, 16), torch.arange(100, 107)
+    want = apply_rope(x, *rope_cos_sin(positions, 16, 10_000.0))
+    _expect_close(_ask(rope_complex, x, positions, 10_000.0), want, "the rotated x")
+
+
+@exercise
+def check_sliding_mask(sliding_mask):
+    for T, S, window in ((5, 5, 2), (6, 6, 100), (2, 6, 3)):
+        got = _ask(sliding_mask, T, S, window)
+        rows = [[0 <= S - T + i - j < window for j in range(S)] for i in range(T)]
+        want = torch.tensor(rows)
+        _expect(got.dtype == torch.bool, f"the mask is {got.dtype}, not torch.bool")
+        same = got.shape == want.shape and torch.equal(got, want)
+        _expect(same, f"T = {T}, S = {S}, window = {window}: wanted\n{want.int().tolist()}")
+
+
+@exercise
+def check_to_interleaved(to_interleaved):
+    heads, hd, D = 2, 8, 16
+    wq, wk, x = torch.randn(heads * hd, D), torch.randn(heads * hd, D), torch.randn(1, 6, D)
+    cos, sin = rope_cos_sin(torch.arange(6), hd, 10_000.0)
+
+    def neighbours(t):  # the paper's pairs
+        a, b = t[..., ::2], t[..., 1::2]
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+
+    def scores(wq, wk, rope):
+        q, k = ((x @ w.T).view(1, 6, heads, hd).transpose(1, 2) for w in (wq, wk))
+        return rope(q) @ rope(k).transpose(2, 3)
+
+    want = scores(wq, wk, lambda t: apply_rope(t, cos, sin))
+    got = scores(*(_ask(to_interleaved, w, heads) for w in (wq, wk)), neighbours)
+    _expect_close(got, want, "the scores with neighbouring pairs")
+
+
+@exercise
+def check_cross_entropy(cross_entropy):
+    ids = torch.randint(20, (2, 7))
+    for scale in (1.0, 300.0):  # the second one overflows a naive exp
+        logits = torch.randn(2, 7, 20) * scale
+        want = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        got = _ask(cross_entropy, logits, ids)
+        _expect_close(got, want, f"the loss of logits of size {scale:.0f}")
+
+
+@exercise
+def check_is_causal(is_causal):
+    ids = torch.randint(SMALL.vocab_size, (1, 12))
+    with torch.no_grad():
+        for name in (None, "no_mask", "mask_sees_next", "mask_hides_self", "rope_interleaved"):
+            model = SmolLM2(SMALL).eval()
+            if name:
+                mutants.MUTANTS[name](model)
+            want = name not in ("no_mask", "mask_sees_next")
+            got = _ask(is_causal, model, ids)
+            what = f"the mutant {name}" if name else "the healthy model"
+            _expect(got is want, f"{what} {'is' if want else 'is not'} causal, you say {got}")
+
+
+@exercise
+def check_diagnosis(name, seed: int):
+    if name is ...:
+        raise _NotAttempted
+    planted = mutants.plant_unknown(SmolLM2(SMALL), seed)
+    _expect(name in mutants.MUTANTS, f"{name!r} is none of smol.parity.MUTANTS")
+    _expect(name == planted.name, f"it is not {name}; look again at the place and the size")
+
+
+@exercise
+def check_own_mutant(edit, old_checks: Callable, sees_it: Callable):
+    """`edit` (old, new) must pass `old_checks(model)` and be seen by `sees_it(model)`."""
+    if edit is ...:
+        raise _NotAttempted
+    mutant = mutants.Mutant("yours", "", "", edits=(tuple(edit),))
+    _expect(not old_checks(mutant), f"it is caught without the ladder, by {old_checks(mutant)}")
+    _expect(sees_it(mutant), "the ladder does not see it either: is it a bug at all?")

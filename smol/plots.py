@@ -1,0 +1,429 @@
+"""Every figure of the series, in one style.
+
+Opaque white, so that a figure reads the same in a light and in a dark notebook; the palette of
+Okabe and Ito, which colour-blind readers can tell apart; and for each figure a sentence that says
+what it shows: its alt text, and the text/plain output that the tests compare.
+"""
+
+import base64
+import io
+import math
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+INK, SOFT, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#cfe3f1", SKY, BLUE, "#00304d"])
+SERIES = ("Inspect", "Build", "Parity", "Tokenizer", "Train", "Count", "Generate")
+
+STYLE = {
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+DPI = 160
+
+
+def _styled(draw):
+    """Gives `draw` its figure in the one style, and displays what it drew with its alt text."""
+
+    def drawn(*args, **kwargs) -> None:
+        from IPython.display import display
+
+        with rc_context(STYLE):
+            fig, alt = draw(*args, **kwargs)
+            png = io.BytesIO()
+            fig.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        width, height = (int(96 * size) for size in fig.get_size_inches())
+        data = {
+            "image/png": base64.b64encode(_smaller(png)).decode(),
+            "text/plain": f"Figure: {alt}",
+        }
+        about = {"image/png": {"width": width, "height": height, "alt": alt}}
+        display(data, raw=True, metadata=about)
+
+    drawn.__name__, drawn.__doc__ = draw.__name__, draw.__doc__
+    return drawn
+
+
+def _smaller(png: io.BytesIO) -> bytes:
+    """The picture with 128 colours: a third of the bytes, and no difference to the eye."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
+    return small.getvalue()
+
+
+def _figure(width: float, height: float, columns: int = 1, **kwargs):
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(1, columns, **kwargs)
+
+
+def _blank(ax, xlim, ylim) -> None:
+    ax.set(xlim=xlim, ylim=ylim)
+    ax.axis("off")
+
+
+def _box(ax, x, y, width, height, text, color=BLUE, size=9.5, filled=False):
+    """A rounded box with its centre at (x, y)."""
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            linewidth=1.4,
+            edgecolor=color,
+            facecolor=color if filled else "white",
+        )
+    )
+    ink = "white" if filled else INK
+    ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
+
+
+def _arrow(ax, start, end, color=SOFT):
+    arrow = {"arrowstyle": "-|>", "color": color, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=end, xytext=start, arrowprops=arrow)
+
+
+@_styled
+def map_strip(here: int):
+    """The series as a line of stations, with the reader at notebook number `here`."""
+    fig, ax = _figure(8.6, 0.85)
+    _blank(ax, (0.4, len(SERIES) + 0.6), (-0.75, 0.55))
+    ax.plot([1, len(SERIES)], [0, 0], color=FAINT, lw=4, zorder=1)
+    ax.plot([1, here], [0, 0], color=BLUE, lw=4, zorder=1)
+    for number, name in enumerate(SERIES, 1):
+        done, current = number < here, number == here
+        color = RED if current else BLUE if done else "#b8b8b8"
+        ax.plot(number, 0, "o", ms=17 if current else 12, color=color, zorder=2)
+        weight = "bold" if current else "normal"
+        ax.text(number, 0, str(number), ha="center", va="center", color="white", fontsize=9)
+        ax.text(number, -0.62, name, ha="center", fontsize=9, weight=weight)
+    return fig, f"the series, {' · '.join(SERIES)}; you are at {here}, {SERIES[here - 1]}"
+
+
+@_styled
+def architecture(config):
+    """The whole model on the left, one block of it on the right, with the shapes between."""
+    D, F, V, H, K, hd = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.vocab_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
+    fig, ax = _figure(8.6, 6.3)
+    _blank(ax, (0, 13.6), (0, 10))
+
+    # The model, bottom to top.
+    x = 2.1
+    ax.text(x, 0.35, "token ids  (B, T)", ha="center", fontsize=9.5)
+    steps = [
+        (1.5, "embed_tokens", BLUE),
+        (6.9, "norm", GREEN),
+        (8.1, "lm_head", BLUE),
+    ]
+    for y, text, color in steps:
+        _box(ax, x, y, 2.5, 0.66, text, color)
+    for i in range(3, 0, -1):  # a pile of blocks
+        _box(ax, x + 0.1 * i, 4.1 - 0.1 * i, 2.5, 1.9, "", SOFT)
+    _box(ax, x, 4.1, 2.5, 1.9, f"layers\n{config.num_hidden_layers} × Block", RED)
+    for a, b in ((0.62, 1.17), (1.83, 3.15), (5.05, 6.57), (7.23, 7.77), (8.43, 9.05)):
+        _arrow(ax, (x, a), (x, b))
+    ax.text(x, 9.3, f"logits  (B, T, {V:,})", ha="center", fontsize=9.5)
+    ax.text(x + 0.15, 2.35, f"(B, T, {D})", fontsize=8.5, color=SOFT)
+    ax.text(x + 0.15, 5.75, f"(B, T, {D})", fontsize=8.5, color=SOFT)
+    if config.tie_word_embeddings:
+        side = x - 1.55
+        ax.plot(
+            [x - 1.25, side, side, x - 1.25], [1.5, 1.5, 8.1, 8.1], color=BLUE, lw=1.2, ls="--"
+        )
+        ax.text(side - 0.12, 4.8, "one matrix (tied)", rotation=90, va="center", ha="right")
+
+    # One block, blown up.
+    ax.add_patch(
+        FancyBboxPatch(
+            (5.2, 0.5),
+            8.2,
+            9.1,
+            boxstyle="round,pad=0,rounding_size=0.2",
+            linewidth=1.3,
+            edgecolor=RED,
+            facecolor="#fffaf6",
+        )
+    )
+    for y in (3.15, 5.05):
+        target = 0.55 if y < 4 else 9.55
+        ax.plot([3.35, 5.2], [y, target], color=RED, lw=0.9, ls=":")
+    stream = 6.1
+    ax.plot([stream, stream], [0.75, 9.2], color=INK, lw=2.6, solid_capstyle="round")
+    _arrow(ax, (stream, 9.0), (stream, 9.35), INK)
+    ax.text(
+        stream - 0.2, 5.0, "residual stream", rotation=90, ha="right", va="center", fontsize=8.5
+    )
+    for y in (4.75, 8.65):
+        ax.add_patch(Circle((stream, y), 0.2, facecolor="white", edgecolor=INK, lw=1.4, zorder=5))
+        ax.text(stream, y - 0.01, "+", ha="center", va="center", fontsize=11, zorder=6)
+        ax.plot([stream, 9.7], [y, y], color=SOFT, lw=1.3, zorder=1)
+    # attention
+    ax.plot([stream, 7.45], [1.25, 1.25], color=SOFT, lw=1.3)
+    _box(ax, 8.6, 1.25, 2.4, 0.58, "input_layernorm", GREEN, 8.5)
+    for px, name, heads in ((7.65, "q_proj", H), (9.7, "k_proj", K), (11.75, "v_proj", K)):
+        _arrow(ax, (8.6, 1.54), (px, 2.0))
+        _box(ax, px, 2.3, 1.75, 0.58, f"{name}\n{D} → {heads} × {hd}", BLUE, 7.5)
+        _arrow(ax, (px, 2.6), (px, 2.94 if name != "v_proj" else 3.42))
+    for px in (7.65, 9.7):
+        _box(ax, px, 3.15, 1.1, 0.4, "RoPE", ORANGE, 8)
+        _arrow(ax, (px, 3.35), (px, 3.42))
+    _box(ax, 9.7, 3.66, 5.85, 0.46, "causal softmax(q kᵀ / √hd) v", PURPLE, 8.5)
+    _arrow(ax, (9.7, 3.9), (9.7, 4.05))
+    _box(ax, 9.7, 4.28, 1.9, 0.44, f"o_proj  {D} → {D}", BLUE, 7.5)
+    ax.plot([9.7, 9.7], [4.5, 4.75], color=SOFT, lw=1.3)
+    # MLP
+    ax.plot([stream, 7.2], [5.35, 5.35], color=SOFT, lw=1.3)
+    _box(ax, 8.85, 5.35, 3.3, 0.58, "post_attention_layernorm", GREEN, 8.5)
+    for px, name in ((8.2, "gate_proj"), (11.2, "up_proj")):
+        _arrow(ax, (9.1, 5.64), (px, 6.1))
+        _box(ax, px, 6.4, 2.1, 0.58, f"{name}\n{D} → {F:,}", BLUE, 7.5)
+    _box(ax, 8.2, 7.12, 1.1, 0.4, "SiLU", ORANGE, 8)
+    _arrow(ax, (8.2, 6.69), (8.2, 6.92))
+    ax.add_patch(Circle((9.7, 7.12), 0.2, facecolor="white", edgecolor=INK, lw=1.4))
+    ax.text(9.7, 7.11, "×", ha="center", va="center", fontsize=11)
+    _arrow(ax, (8.75, 7.12), (9.5, 7.12))
+    ax.plot([11.2, 11.2], [6.69, 7.12], color=SOFT, lw=1.3)
+    _arrow(ax, (11.2, 7.12), (9.9, 7.12))
+    _arrow(ax, (9.7, 7.32), (9.7, 7.72))
+    _box(ax, 9.7, 8.0, 2.1, 0.56, f"down_proj\n{F:,} → {D}", BLUE, 7.5)
+    ax.plot([9.7, 9.7], [8.28, 8.65], color=SOFT, lw=1.3)
+    alt = (
+        f"the model: embedding, {config.num_hidden_layers} blocks, norm, head; and one block: "
+        "norm, attention, add, norm, MLP, add"
+    )
+    return fig, alt
+
+
+@_styled
+def parameter_bars(groups: dict[str, int]):
+    """How many parameters each group of tensors holds, the largest first."""
+    total = sum(groups.values())
+    names = sorted(groups, key=groups.get)
+    fig, ax = _figure(7.6, 0.42 * len(names) + 0.7)
+    colors = {"embed_tokens": ORANGE, "self_attn": PURPLE, "mlp": BLUE, "norm": GREEN}
+    for y, name in enumerate(names):
+        color = next((c for part, c in colors.items() if part in name), SOFT)
+        ax.barh(y, groups[name] / 1e6, color=color, height=0.68)
+        share = f"{groups[name]:,}  ({groups[name] / total:.1%})"
+        ax.text(groups[name] / 1e6 + total / 4e8, y, share, va="center", fontsize=9)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="millions of parameters", xlim=(0, max(groups.values()) / 1e6 * 1.35))
+    ax.tick_params(left=False)
+    ax.spines["left"].set_visible(False)
+    top = names[-1]
+    return fig, f"parameters by group, {total:,} in all; the largest is {top}, {groups[top]:,}"
+
+
+@_styled
+def weight_histograms(samples: dict[str, np.ndarray], std: float):
+    """The distribution of some tensors' entries beside the normal they started from."""
+    fig, axes = _figure(8.6, 2.3, len(samples), sharey=True)
+    grid = np.linspace(-4 * std, 4 * std, 200)
+    normal = np.exp(-((grid / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+    for ax, (name, values) in zip(axes, samples.items(), strict=True):
+        ax.hist(values, bins=80, range=(-4 * std, 4 * std), density=True, color=SKY)
+        ax.plot(grid, normal, color=INK, lw=1.2)
+        ax.set(title=name, yticks=[], xticks=[-0.1, 0, 0.1])
+        ax.spines["left"].set_visible(False)
+    return fig, f"histograms of {len(samples)} tensors against a normal of standard deviation 1/24"
+
+
+@_styled
+def residual_growth(sizes: dict[str, list[float]]):
+    """The RMS of the residual stream after the embedding and after every block."""
+    fig, ax = _figure(7.6, 2.6)
+    for color, (name, values) in zip(PALETTE, sizes.items(), strict=False):
+        ax.plot(range(len(values)), values, "o-", color=color, ms=4, label=name)
+    ax.set(xlabel="blocks passed", ylabel="RMS", yscale="log", title="Size of a token's vector")
+    ax.grid(axis="y")
+    if len(sizes) > 1:
+        ax.legend()
+    return fig, "the size of the residual stream after each block, on a log scale"
+
+
+@_styled
+def rope_dials(head_dim: int, theta: float, positions: int = 6):
+    """Four of a head's pairs as clock hands, at the first few positions."""
+    pairs = [0, head_dim // 16, head_dim // 8, head_dim // 2 - 1]
+    fig, axes = _figure(8.6, 2.6, 4)
+    for ax, pair in zip(axes, pairs, strict=True):
+        turn = theta ** (-2 * pair / head_dim)
+        _blank(ax, (-1.35, 1.35), (-1.45, 1.35))
+        ax.set_aspect("equal")
+        ax.add_patch(Circle((0, 0), 1, facecolor="#fafafa", edgecolor=FAINT, lw=1.5))
+        for position in range(positions):
+            x, y = math.cos(position * turn), math.sin(position * turn)
+            shade = HEAT(0.25 + 0.75 * position / (positions - 1))
+            _arrow(ax, (0, 0), (x, y), shade)
+            if position in (0, 1, positions - 1) and (turn > 0.1 or position == 0):
+                ax.text(1.17 * x, 1.17 * y, position, ha="center", va="center", fontsize=8)
+        once = 2 * math.pi / turn
+        ax.set_title(f"pair {pair}", ha="center", x=0.5)
+        ax.text(0, -1.4, f"once in {once:,.0f} tokens", ha="center", fontsize=8.5, color=SOFT)
+    return fig, (
+        f"pairs {', '.join(map(str, pairs))} of a head as clock hands at positions 0 to "
+        f"{positions - 1}: the first turns by 1 radian a token, the last hardly at all"
+    )
+
+
+@_styled
+def rope_wavelengths(head_dim: int, thetas: dict[str, float], context: int):
+    """How many tokens each pair needs for one full turn, for several thetas."""
+    fig, ax = _figure(7.6, 2.9)
+    pairs = np.arange(head_dim // 2)
+    for color, (name, theta) in zip(PALETTE, thetas.items(), strict=False):
+        ax.semilogy(pairs, 2 * np.pi * theta ** (2 * pairs / head_dim), "o-", ms=3.5, color=color)
+        last = 2 * math.pi * theta ** (2 * pairs[-1] / head_dim)
+        ax.text(pairs[-1] + 0.4, last, name, color=color, va="center", fontsize=9)
+    ax.axhline(context, color=SOFT, lw=1, ls="--")
+    ax.text(0, context * 1.25, f"context: {context:,} tokens", fontsize=9, color=SOFT)
+    ax.set(xlabel="pair", ylabel="tokens for one turn", xlim=(-0.7, head_dim // 2 + 5))
+    ax.grid(axis="y")
+    return fig, f"tokens for one full turn of each pair, for theta {' and '.join(thetas)}"
+
+
+@_styled
+def rope_scores(curves: dict[str, np.ndarray]):
+    """The score of a query and an equal key against the distance between them."""
+    fig, ax = _figure(7.6, 2.7)
+    for color, (name, scores) in zip(PALETTE, curves.items(), strict=False):
+        ax.plot(np.arange(len(scores)), scores, color=color, lw=1.2, label=name)
+    ax.axhline(0, color=SOFT, lw=0.8)
+    ax.set(xlabel="distance in tokens", ylabel="score", xscale="symlog")
+    ax.set_xlim(0, max(len(s) for s in curves.values()) - 1)
+    ax.legend()
+    return fig, f"score against distance for {' and '.join(curves)}: high when near, then it sways"
+
+
+@_styled
+def head_groups(num_heads: int, num_kv_heads: int):
+    """Which key/value head each query head reads, with repeat_interleave and with repeat."""
+    fig, axes = _figure(8.6, 2.2, 2)
+    group = num_heads // num_kv_heads
+    wirings = {
+        "repeat_interleave: h // group": [h // group for h in range(num_heads)],
+        "repeat: h mod K  (wrong)": [h % num_kv_heads for h in range(num_heads)],
+    }
+    for ax, (title, reads) in zip(axes, wirings.items(), strict=True):
+        _blank(ax, (-1.3, num_heads - 0.4), (-0.45, 1.5))
+        ax.set_title(title)
+        spread = (num_heads - 1) / num_kv_heads
+        for k in range(num_kv_heads):
+            kx = (k + 0.5) * spread
+            _box(ax, kx, 0, 0.85, 0.3, f"kv {k}", PALETTE[k % 6], 8.5, filled=True)
+            for h in (h for h in range(num_heads) if reads[h] == k):
+                ax.plot([h, kx], [0.85, 0.15], color=PALETTE[k % 6], lw=1.6)
+        for h in range(num_heads):
+            _box(ax, h, 1, 0.72, 0.3, str(h), PALETTE[reads[h] % 6], 8.5, filled=True)
+        ax.text(-1.25, 1, "query", va="center", fontsize=8.5, color=SOFT)
+    return fig, (
+        f"{num_heads} query heads and {num_kv_heads} key/value heads: neighbours share with "
+        "repeat_interleave, every third one with repeat"
+    )
+
+
+@_styled
+def matrices(panels: dict[str, np.ndarray], tokens: list[str] | None = None):
+    """Square maps (masks or attention weights, rows = queries) side by side."""
+    fig, axes = _figure(2.75 * len(panels), 2.9, len(panels), squeeze=False)
+    for ax, (title, matrix) in zip(axes[0], panels.items(), strict=True):
+        ax.imshow(matrix, cmap=HEAT, vmin=0, vmax=max(1e-9, float(np.nanmax(matrix))))
+        ax.set_title(title)
+        ax.set_xlabel("key")
+        ax.set_ylabel("query")
+        labels = tokens or [str(i) for i in range(len(matrix))]
+        step = 1 if len(labels) <= 12 else 4
+        ax.set_xticks(range(0, len(labels), step), labels[::step], rotation=90 * bool(tokens))
+        ax.set_yticks(range(0, len(labels), step), labels[::step])
+        ax.spines[["left", "bottom"]].set_visible(False)
+        ax.tick_params(length=0)
+    return fig, f"rows of queries against columns of keys: {', '.join(panels)}"
+
+
+@_styled
+def curves(lines: dict[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, alt: str):
+    """A few functions over one axis."""
+    fig, ax = _figure(6.4, 2.7)
+    for color, (name, (x, y)) in zip(PALETTE, lines.items(), strict=False):
+        ax.plot(x, y, color=color, label=name)
+    ax.axhline(0, color=SOFT, lw=0.8)
+    ax.axvline(0, color=SOFT, lw=0.8)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return fig, alt
+
+
+@_styled
+def divergence(lines: dict[str, list[float]]):
+    """How far each broken model is from the reference after every block, on a log scale."""
+    fig, ax = _figure(7.6, 3.0)
+    floor = 1e-9
+    for color, (name, values) in zip(PALETTE, lines.items(), strict=False):
+        ax.semilogy(np.maximum(values, floor), "o-", ms=3.5, color=color, label=name)
+    ax.axhline(floor, color=SOFT, lw=1, ls="--")
+    ax.text(0, floor * 1.6, "exact", fontsize=9, color=SOFT)
+    ax.set(xlabel="blocks passed", ylabel="largest difference / largest value")
+    ax.grid(axis="y")
+    ax.legend(fontsize=9)
+    return fig, f"difference from the reference after each block, for {', '.join(lines)}"
+
+
+@_styled
+def bug_table(caught: dict[str, dict[str, bool]]):
+    """Which check catches which bug: rows are bugs, columns checks, filled is caught."""
+    bugs, checks = list(caught), list(next(iter(caught.values())))
+    matrix = np.array([[caught[bug][check] for check in checks] for bug in bugs])
+    fig, ax = _figure(7.2, 0.185 * len(bugs) + 1.1)
+    ax.imshow(matrix, cmap=ListedColormap(["#f0f0f0", BLUE]), vmin=0, vmax=1, aspect="auto")
+    ax.set_yticks(range(len(bugs)), bugs, fontsize=7.5)
+    totals = [
+        f"{name}\n{int(n)} / {len(bugs)}" for name, n in zip(checks, matrix.sum(0), strict=True)
+    ]
+    ax.set_xticks(range(len(checks)), totals, fontsize=9)
+    ax.xaxis.tick_top()
+    ax.set_xticks(np.arange(len(checks) - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(len(bugs) - 1) + 0.5, minor=True)
+    ax.grid(which="minor", color="white", lw=1.2)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    return fig, f"{len(bugs)} bugs against {len(checks)} checks: {', '.join(checks)}"
