@@ -39,23 +39,26 @@ class RMSNorm(nn.Module):
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (T, hd/2) fp32, of the angle of every pair at every position.
+    """Cosine and sine, each (T, hd) fp32, of the angle of every pair at every position.
 
     Pair i turns by theta^(-2i/hd) radians a token: the first pair once in 2π tokens, the last
-    hardly at all. (Su et al. 2021, eq. 15.)
+    hardly at all. Each angle stands twice, for both members of its pair: i and i + hd/2.
+    (Su et al. 2021, eq. 15.)
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
-    angles = positions.float()[:, None] * (1.0 / theta**exponents)
+    angles = positions.float()[:, None] * (1.0 / theta**exponents)  # (T, hd/2)
+    angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x` (B, heads, T, hd) with each pair (x[i], x[i + hd/2]) rotated by its angle.
 
-    Half-split, as Llama's checkpoints want it; the paper pairs neighbours (x[2i], x[2i + 1]).
+    (a, b) becomes (a cos - b sin, b cos + a sin). Half-split, as Llama's checkpoints want it; the
+    paper pairs neighbours (x[2i], x[2i + 1]).
     """
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -109,7 +109,7 @@ ATTENTION, BLOCK, NORM, MLP = (
     "layers.*.mlp",
 )
 ROPE, KERNEL, SDPA = (
-    "(x1 * cos - x2 * sin, x2 * cos + x1 * sin)",
+    "x * cos + torch.cat((-b, a), dim=-1) * sin",
     "F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)",
     "    causal = mask is None and q.size(2) > 1\n",
 )
@@ -185,21 +185,25 @@ _ALL = [
         ATTENTION,
         "neighbours paired, as in the paper, on half-split weights (from-stratch)",
         (
-            ("x1, x2 = x.chunk(2, dim=-1)", "x1, x2 = x[..., ::2], x[..., 1::2]"),
-            (f"torch.cat({ROPE}, dim=-1)", f"torch.stack({ROPE}, dim=-1).flatten(-2)"),
+            (
+                "a, b = x.chunk(2, dim=-1)",
+                "a, b = x[..., ::2], x[..., 1::2]\n"
+                "    cos, sin = (t.chunk(2, -1)[0].repeat_interleave(2, -1) for t in (cos, sin))",
+            ),
+            (ROPE, "x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin"),
         ),
     ),
     Mutant(
         "rope_sine_lost",
         ATTENTION,
         "complex rotation cast back to real: the sine is gone (from-stratch)",
-        ((ROPE, "(x1 * cos, x2 * cos)"),),
+        ((ROPE, "x * cos"),),
     ),
     Mutant(
         "rope_backwards",
         ATTENTION,
         "the rotation turns the other way",
-        ((ROPE, "(x1 * cos + x2 * sin, x2 * cos - x1 * sin)"),),
+        ((ROPE, ROPE.replace("(-b, a)", "(b, -a)")),),
     ),
     Mutant(
         "rope_on_v",

@@ -191,7 +191,7 @@ def architecture(config):
     ax.plot([stream, stream], [0.75, 9.2], color=INK, lw=2.6, solid_capstyle="round")
     _arrow(ax, (stream, 9.0), (stream, 9.35), INK)
     ax.text(
-        stream - 0.2, 5.0, "residual stream", rotation=90, ha="right", va="center", fontsize=8.5
+        stream - 0.2, 2.9, "residual stream", rotation=90, ha="right", va="center", fontsize=8.5
     )
     for y in (4.75, 8.65):
         ax.add_patch(Circle((stream, y), 0.2, facecolor="white", edgecolor=INK, lw=1.4, zorder=5))
