@@ -150,9 +150,10 @@ def _expect(ok: bool, otherwise: str) -> None:
 
 def _expect_close(got, want: torch.Tensor, what: str) -> None:
     _expect(isinstance(got, torch.Tensor), f"{what} is a {type(got).__name__}, not a tensor")
+    _expect(got.dtype == want.dtype, f"{what} is {got.dtype}, not {want.dtype}")
     _expect(got.shape == want.shape, f"{what} is {list(got.shape)}, not {list(want.shape)}")
-    close = torch.allclose(got.to(want.dtype), want, atol=1e-5, rtol=1e-4)
-    _expect(close, f"{what} is off: {parity.compare(got.to(want.dtype), want)}")
+    close = torch.allclose(got, want, atol=1e-5, rtol=1e-4)
+    _expect(close, f"{what} is off: {parity.compare(got, want)}")
 
 
 SMALL = SmolLM2Config(

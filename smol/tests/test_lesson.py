@@ -1,0 +1,261 @@
+"""same_code sees every difference that matters; every exercise rejects a wrong answer."""
+
+import linecache
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smol import SmolLM2Config, lesson, plots
+from smol.model import SmolLM2
+from smol.mutants import MUTANTS
+
+RMSNORM = '''
+class RMSNorm(nn.Module):
+    """Another docstring."""
+
+    def __init__(self, dim, eps):
+        super().__init__()  # a comment
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x):
+        x32 = x.float()
+        x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * x32.to(x.dtype)
+'''
+
+
+def define(source: str, name: str):
+    """`source` run as a notebook cell runs, its lines known to linecache only."""
+    file = f"<cell of {name} {len(linecache.cache)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    namespace = {"nn": nn, "torch": torch, "__name__": "__main__"}
+    exec(compile(source, file, "exec"), namespace)
+    return namespace[name]
+
+
+class TestSameCode:
+    def test_docstrings_comments_and_hints_may_differ(self, capsys):
+        lesson.same_code(define(RMSNORM, "RMSNorm"))
+        assert capsys.readouterr().out == "RMSNorm: same code as smol.model\n"
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("x.float()", "x"),
+            ("mean(-1", "mean(-2"),
+            ("self.eps)", "1e-6)"),
+            ("    def forward", "    @torch.no_grad()\n    def forward"),
+            ("dim, eps)", "dim, eps=1e-6)"),
+        ],
+    )
+    def test_anything_else_is_shown(self, capsys, old, new):
+        assert old in RMSNORM
+        lesson.same_code(define(RMSNORM.replace(old, new), "RMSNorm"))
+        out = capsys.readouterr().out
+        assert out.startswith("RMSNorm: differs from smol.model\n")
+        assert f"\n+{new.splitlines()[0]}" in out or new in out
+
+    def test_methods_left_out_are_named(self, capsys):
+        partial = RMSNORM[: RMSNORM.index("    def forward")]
+        lesson.same_code(define(partial, "RMSNorm"))
+        assert "same code as smol.model (left out here: forward)" in capsys.readouterr().out
+
+    def test_a_method_too_many_is_shown(self, capsys):
+        lesson.same_code(define(RMSNORM + "    def extra(self):\n        pass\n", "RMSNorm"))
+        assert "differs" in capsys.readouterr().out
+
+    def test_unknown_names_are_refused(self):
+        with pytest.raises(ValueError, match="the package has no Nothing"):
+            lesson.same_code(define("def Nothing():\n    return 1\n", "Nothing"))
+
+
+def count(config, tied=1):
+    D, F_, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    kv = config.num_key_value_heads * config.head_dim
+    heads = 1 if config.tie_word_embeddings else 2
+    block = 2 * D * D + 2 * D * kv + 3 * D * F_ + 2 * D
+    return (heads if tied else 1) * V * D + config.num_hidden_layers * block + D
+
+
+def rope(x, positions, theta, sign=1.0):
+    half = x.size(-1) // 2
+    angles = sign * positions.float()[:, None] * theta ** (-torch.arange(half).float() / half)
+    turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag), dim=-1)
+
+
+def window(T, S, size, extra=0):
+    return torch.ones(T, S, dtype=torch.bool).tril(S - T).triu(S - T - size + 1 + extra)
+
+
+def loss(logits, ids, shift=1):
+    labels = ids[:, shift:]
+    return F.cross_entropy(
+        logits[:, : labels.size(1)].reshape(-1, logits.size(-1)), labels.reshape(-1)
+    )
+
+
+def exp_loss(logits, ids):
+    p = logits[:, :-1].exp() / logits[:, :-1].exp().sum(-1, keepdim=True)
+    return -p.gather(-1, ids[:, 1:, None]).log().mean()
+
+
+def unmoved(model, ids, change=1):
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + change) % 256
+    return torch.equal(model(other)[:, :-1], model(ids)[:, :-1])
+
+
+def interleave(weight, heads):
+    rows, D = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, D).transpose(1, 2).reshape(rows, D)
+
+
+def cosine_nearest(table, token):
+    unit = table / table.norm(dim=-1, keepdim=True)
+    cosines = unit @ unit[token]
+    cosines[token] = -1.0
+    return cosines.argmax().item()
+
+
+def cache_bytes(config, tokens, size, heads="num_key_value_heads"):
+    return 2 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * tokens * size
+
+
+# check, a right answer, wrong answers: each the likely mistake
+EXERCISES = {
+    "count": (lesson.check_count, count, [lambda c: count(c, tied=0), lambda c: 134_515_008]),
+    "cache_bytes": (
+        lesson.check_cache_bytes,
+        cache_bytes,
+        [lambda c, t, s: cache_bytes(c, t, s, "num_attention_heads"), lambda c, t, s: 23_040 * t],
+    ),
+    "nearest": (
+        lesson.check_nearest,
+        cosine_nearest,
+        [
+            lambda table, t: (table @ table[t]).argmax().item(),
+            lambda table, t: (table / table.norm(dim=-1, keepdim=True) @ table[t]).argmax().item(),
+        ],
+    ),
+    "layer_norm": (
+        lesson.check_layer_norm,
+        lambda x, w: F.layer_norm(x, x.shape[-1:], w),
+        [
+            lambda x, w: F.rms_norm(x, x.shape[-1:], w),
+            lambda x, w: (x - x.mean(-1, True)) * w,
+            len,
+        ],
+    ),
+    "rope_complex": (
+        lesson.check_rope_complex,
+        rope,
+        [
+            lambda x, p, t: rope(x, p, t, -1.0),
+            lambda x, p, t: rope(x, p - 100, t),
+            lambda x, p, t: torch.complex(x, x),
+        ],
+    ),
+    "sliding_mask": (
+        lesson.check_sliding_mask,
+        window,
+        [lambda T, S, n: window(T, S, n, 1), lambda T, S, n: window(T, S, n).float()],
+    ),
+    "to_interleaved": (
+        lesson.check_to_interleaved,
+        interleave,
+        [lambda w, h: w, lambda w, h: interleave(w, 1)],
+    ),
+    "cross_entropy": (lesson.check_cross_entropy, loss, [lambda z, i: loss(z, i, 0), exp_loss]),
+    "is_causal": (
+        lesson.check_is_causal,
+        unmoved,
+        [lambda m, i: True, lambda m, i: False, lambda m, i: unmoved(m, i, 0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercise(name, capsys):
+    check, right, wrong = EXERCISES[name]
+    state = torch.get_rng_state()
+    check(lambda *_: ...)
+    assert capsys.readouterr().out == "not attempted yet\n"
+    check(right)
+    assert capsys.readouterr().out == "correct\n"
+    for answer in wrong:
+        check(answer)
+        assert capsys.readouterr().out.startswith("not yet: ")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_check_is_tested():
+    checks = {getattr(lesson, n) for n in dir(lesson) if n.startswith("check_")}
+    tested = {check for check, *_ in EXERCISES.values()}
+    assert checks - tested == {lesson.check_diagnosis, lesson.check_own_mutant}
+
+
+def test_diagnosis(capsys):
+    for answer, verdict in (
+        (..., "not attempted yet"),
+        ("rope_on_q_only", "correct"),
+        ("no_mask", "not yet: it is not no_mask; look again at the place and the size"),
+        ("nonsense", "not yet: 'nonsense' is none of smol.parity.MUTANTS"),
+    ):
+        lesson.check_diagnosis(answer, 5)
+        assert capsys.readouterr().out == verdict + "\n"
+
+
+def test_own_mutant(capsys):
+    def caught_by(mutant):
+        model = mutant(SmolLM2(lesson.SMALL))
+        changed = type(model) is not SmolLM2
+        return {"early": "gelu" in mutant.diff(), "ladder": changed and "eps" in mutant.diff()}
+
+    for edit, verdict in (
+        (..., "not attempted yet"),
+        (("+ self.eps)", "+ 2 * self.eps)"), "correct"),
+        (("F.silu(", "F.gelu("), "not yet: it is caught without the ladder, by: early"),
+        (("x.float()", "x.double()"), "not yet: the ladder does not see it either"),
+        (("not in the file", "x"), "not yet: it raised ValueError"),
+    ):
+        lesson.check_own_mutant(edit, caught_by)
+        assert capsys.readouterr().out.startswith(verdict)
+
+
+def test_show_displays_the_source(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    lesson.show(SmolLM2)
+    assert "def forward(self, input_ids" in shown[0].data
+
+
+def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a[0], k)))
+    before = "matplotlib.pyplot" in sys.modules
+    plots.map_strip(2)
+    plots.architecture(SmolLM2Config())
+    plots.parameter_bars({"embed_tokens": 10, "norms": 1})
+    plots.weight_histograms({"a": np.zeros(9), "b": np.full(9, 0.1)}, 1 / 24)
+    plots.residual_growth({"x": [1.0, 2.0]})
+    plots.rope_dials(64, 1e5)
+    plots.rope_wavelengths(64, {"θ = 10,000": 1e4}, 8192)
+    plots.rope_scores({"θ = 10,000": np.ones(9)})
+    plots.head_groups(9, 3)
+    plots.matrices({"mask": np.tril(np.ones((4, 4)))})
+    plots.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
+    plots.divergence({"a": [0.0, 1.0]})
+    plots.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
+    assert len(shown) == 13
+    for data, options in shown:
+        alt = options["metadata"]["image/png"]["alt"]
+        assert len(alt) > 5
+        assert data["text/plain"] == f"Figure: {alt}"
+        assert len(data["image/png"]) > 2000
+    assert ("matplotlib.pyplot" in sys.modules) == before

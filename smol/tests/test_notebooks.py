@@ -1,0 +1,134 @@
+"""The notebooks as files: normalised, executed, of one template, and the code in them clean."""
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+spec = importlib.util.spec_from_file_location("refresh", ROOT / "notebooks" / "refresh.py")
+refresh = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(refresh)
+
+
+def code_cells(file):
+    cells = nbformat.read(file, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert len(FILES) >= 3
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+class TestNotebook:
+    def test_is_as_the_refresh_command_leaves_it(self, file):
+        assert refresh.complaints(file) == []
+
+    def test_size_and_cells(self, file):
+        lengths = sorted(len(cell.source.splitlines()) for cell in code_cells(file))
+        assert file.stat().st_size <= 300_000
+        assert len(nbformat.read(file, as_version=4).cells) <= 90
+        assert lengths[-1] <= 40
+        assert lengths[len(lengths) // 2] <= 8
+
+    def test_set_up_cell_is_the_same_everywhere(self, file):
+        assert code_cells(file)[0].source == code_cells(FILES[0])[0].source
+
+    def test_ignored_outputs_are_followed_by_a_compared_cell(self, file):
+        ignored = [
+            "nbval-ignore-output" in cell.metadata.get("tags", []) for cell in code_cells(file)
+        ]
+        assert not any(a and b for a, b in itertools.pairwise(ignored))
+
+    def test_solutions_are_folded_and_correct(self, file):
+        solutions = [c for c in code_cells(file) if c.source.startswith("# @title Solution")]
+        assert len(solutions) >= 3
+        for cell in solutions:
+            assert cell.metadata["jupyter"] == {"source_hidden": True}
+            assert cell.metadata["cellView"] == "form"
+            assert cell.outputs[-1].text.splitlines()[-1] == "correct"
+
+    def test_exercises_start_unattempted(self, file):
+        cells = code_cells(file)
+        for before, solution in itertools.pairwise(cells):
+            if solution.source.startswith("# @title Solution"):
+                assert before.outputs[-1].text == "not attempted yet\n"
+
+    def test_no_error_is_stored(self, file):
+        outputs = [out for cell in code_cells(file) for out in cell.outputs]
+        assert not [out for out in outputs if out.output_type == "error"]
+
+
+def test_complaints_are_made(tmp_path):
+    """The check above can fail: on a null count, on a stray timing, on another layout."""
+    for spoil in (
+        lambda nb: nb["cells"][1].update(execution_count=None),
+        lambda nb: nb["cells"][1]["metadata"].update(execution={"iopub.status.busy": "now"}),
+        lambda nb: nb["metadata"]["language_info"].update(version="3.11.7"),
+    ):
+        notebook = json.loads(FILES[0].read_text(encoding="utf-8"))
+        spoil(notebook)
+        file = tmp_path / "01_spoilt.ipynb"
+        file.write_text(
+            json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        assert refresh.complaints(file)
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "--no-cache", str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_set_up_cell(folder: Path, source: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", source + "\nprint(smol.__file__)"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_set_up_finds_the_series_from_its_notebooks():
+    done = run_set_up_cell(ROOT / "notebooks", code_cells(FILES[0])[0].source)
+    assert done.stdout.strip() == str(ROOT / "smol" / "__init__.py"), done.stderr
+
+
+def test_set_up_fetches_the_series_where_there_is_only_a_notebook(tmp_path):
+    """As in Colab: an empty folder and an address. A local repository stands in for the hub."""
+    served = tmp_path / "served"
+    (served / "smol").mkdir(parents=True)
+    for name in ("__init__.py", "config.py", "model.py", "pretrained.py"):
+        (served / "smol" / name).write_text((ROOT / "smol" / name).read_text(encoding="utf-8"))
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=served, check=True)
+    empty = tmp_path / "colab"
+    empty.mkdir()
+    source = code_cells(FILES[0])[0].source
+    addressed = source.replace('REPOSITORY = ""', f'REPOSITORY = "file://{served}"')
+    assert addressed != source
+    done = run_set_up_cell(empty, addressed)
+    assert done.stdout.strip() == str(empty / "smol-series" / "smol" / "__init__.py"), done.stderr
+
+
+def test_set_up_without_series_and_address_says_what_to_do(tmp_path):
+    done = run_set_up_cell(tmp_path, code_cells(FILES[0])[0].source)
+    assert "write its repository's address into REPOSITORY" in done.stderr
+
+
+def test_set_up_refuses_another_package_named_smol(tmp_path):
+    other = tmp_path / "smol"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import smol\n"
+    done = run_set_up_cell(ROOT / "notebooks", source + code_cells(FILES[0])[0].source)
+    assert "Another package named smol came first" in done.stderr

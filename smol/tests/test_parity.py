@@ -1,0 +1,422 @@
+"""The parity ladder: silent on the same model, and it names the place of every mutant."""
+
+import functools
+import inspect
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import smol.model
+from smol.mutants import Mutant
+from smol.parity import (
+    MUTANTS,
+    PUBLISHED_GREEDY,
+    PUBLISHED_NUMBERS,
+    PUBLISHED_PERPLEXITY,
+    check_published,
+    compare,
+    ladder,
+    plant_unknown,
+)
+from smol.pretrained import from_reference
+from smol.tests.reference import random_ids, tiny_config, tiny_reference
+
+RUNGS = [
+    "weights",
+    "modules",
+    "modules in bf16",
+    "hidden states",
+    "logits",
+    "long logits",
+    "greedy",
+    "loss",
+    "gradients",
+    "causality",
+    "cache",
+]
+
+# -- the same model ---------------------------------------------------------------------------
+
+SHAPES = {
+    "tiny": {},
+    "mha": {"num_key_value_heads": 6},
+    "untied": {"tie_word_embeddings": False, "num_hidden_layers": 2, "rope_theta": 5e5},
+    "heads_of_360m": {"hidden_size": 960, "num_attention_heads": 15, "num_key_value_heads": 5},
+    "heads_of_size_10": {"hidden_size": 60},
+    "long": {"max_position_embeddings": 2048, "num_hidden_layers": 1},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_model_climbs_every_rung(shape):
+    reference = tiny_reference(**SHAPES[shape])
+    report = ladder(from_reference(reference), reference, random_ids(2, 24))
+    assert report.ok and report.first is None, report
+    assert [rung.name for rung in report.rungs] == RUNGS
+
+
+def test_the_same_model_in_bf16_climbs_every_rung():
+    reference = tiny_reference(dtype=torch.bfloat16)
+    report = ladder(from_reference(reference), reference, random_ids(2, 24))
+    assert report.ok and report.first is None, report
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (3, 9), (1, 61)])
+def test_any_text_of_eight_tokens_will_do(ours, reference, shape):
+    assert ladder(ours, reference, random_ids(*shape)).ok
+
+
+def test_shorter_text_is_refused(ours, reference):
+    with pytest.raises(ValueError, match=r"T ≥ 8, got \(2, 7\)"):
+        ladder(ours, reference, random_ids(2, 7))
+
+
+def test_text_as_long_as_the_context_is_no_divergence():
+    reference = tiny_reference(max_position_embeddings=24)
+    report = ladder(from_reference(reference), reference, random_ids(1, 24))
+    assert report.ok, report
+
+
+def test_other_weights_are_another_model(reference):
+    report = ladder(from_reference(tiny_reference(seed=1)), reference, random_ids(2, 24))
+    assert not report.ok and report.first == "embed_tokens"
+
+
+def test_a_model_that_does_not_run_has_diverged(reference):
+    ours = from_reference(reference)
+    ours.layers[1].mlp.forward = None
+    report = ladder(ours, reference, random_ids(2, 24))
+    assert not report.ok
+    assert "raised TypeError" in str(report)
+
+
+def test_the_report_is_a_table(ours, reference):
+    lines = str(ladder(ours, reference, random_ids(2, 24))).splitlines()
+    assert [line[:4] for line in lines] == ["ok  "] * 11 + ["=>  "]
+    assert [line[6:21].strip() for line in lines[:-1]] == RUNGS
+    assert all(line[21:23] == "  " and line[23] != " " for line in lines[:-1]), "\n".join(lines)
+    assert lines[-1] == "=>    the same model"
+
+
+def test_a_failed_report_names_the_place(reference):
+    ours = MUTANTS["gelu_for_silu"](from_reference(reference))
+    lines = str(ladder(ours, reference, random_ids(2, 24))).splitlines()
+    assert lines[1].startswith("FAIL  modules ") and "  layers.0.mlp: " in lines[1]
+    assert lines[-1] == "=>    first divergence: layers.0.mlp"
+
+
+def test_the_ladder_takes_gradients_also_where_they_are_off(ours, reference):
+    with torch.no_grad():
+        assert ladder(ours, reference, random_ids(2, 24)).ok
+
+
+def test_the_ladder_leaves_no_trace(reference):
+    ours = from_reference(reference)
+    random_state = torch.get_rng_state()
+    before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+    ladder(ours, reference, random_ids(2, 24))
+    assert torch.equal(random_state, torch.get_rng_state())
+    for model in (ours, reference):
+        assert not any(module._forward_hooks for module in model.modules())
+        assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
+
+
+# -- mutants ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def the_reference():
+    return tiny_reference()
+
+
+@functools.cache
+def first_divergence(name: str, layer: int | None) -> str | None:
+    ours = MUTANTS[name](from_reference(the_reference()), layer)
+    return ladder(ours, the_reference(), random_ids(2, 24)).first
+
+
+def is_named(name: str, layer: int | None) -> bool:
+    first, place = first_divergence(name, layer), MUTANTS[name].place(layer or 0)
+    if name == "gradient_cut" and layer is None:
+        place = MUTANTS[name].place(2)  # gradients come from the end: the last layer is first
+    return first is not None and (first == place or first.startswith(place + "."))
+
+
+LAYERS = pytest.mark.parametrize("layer", [None, 1], ids=["all_layers", "layer_1"])
+NAMES = pytest.mark.parametrize("name", MUTANTS)
+
+
+@NAMES
+@LAYERS
+def test_a_mutant_is_caught(name, layer):
+    assert first_divergence(name, layer) is not None
+
+
+@LAYERS
+def test_nine_of_ten_mutants_are_named(layer):
+    missed = [name for name in MUTANTS if not is_named(name, layer)]
+    assert len(missed) <= 0.1 * len(MUTANTS), missed
+
+
+def test_there_are_thirty_mutants():
+    assert len(MUTANTS) >= 30
+    assert all(mutant.name == name and mutant.story for name, mutant in MUTANTS.items())
+
+
+EDITED = [name for name, mutant in MUTANTS.items() if mutant.action is None]
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_each_edit_of_a_mutant_applies_once(name):
+    source = inspect.getsource(smol.model)
+    for old, new in MUTANTS[name].edits:
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    assert source != inspect.getsource(smol.model)
+
+
+def test_an_edit_that_no_longer_applies_says_so(ours):
+    stale = Mutant("stale", "norm", "model.py has moved on", (("no such line", ""),))
+    with pytest.raises(ValueError, match="mutant stale: 'no such line' stands 0 times"):
+        stale(ours)
+
+
+@NAMES
+def test_a_diff_shows_the_bug(name):
+    diff = MUTANTS[name].diff()
+    if name in EDITED:
+        assert any(line[0] == "-" for line in diff.splitlines())
+        assert any(line[0] == "+" for line in diff.splitlines())
+    else:
+        assert MUTANTS[name].story in diff
+
+
+@NAMES
+def test_a_mutant_has_a_place_that_exists(name, ours):
+    place = MUTANTS[name].place(1)
+    modules = {path for path, _ in ours.named_modules()} | {"rotary_emb"}
+    assert place in modules or place in RUNGS
+
+
+def test_mutants_leave_the_weights_alone(reference):
+    planted, clean = from_reference(reference), from_reference(reference)
+    for name in EDITED:
+        MUTANTS[name](planted)
+    assert planted.state_dict().keys() == clean.state_dict().keys()
+    for key, tensor in planted.state_dict().items():
+        assert torch.equal(tensor, clean.state_dict()[key]), key
+
+
+def test_mutants_leave_other_models_alone(reference):
+    before = from_reference(reference)
+    for name in MUTANTS:
+        MUTANTS[name](from_reference(reference))
+    after = from_reference(reference)
+    assert ladder(before, reference, random_ids(2, 24)).ok
+    assert ladder(after, reference, random_ids(2, 24)).ok
+
+
+def test_one_layers_bug_leaves_the_other_layers_alone(reference):
+    ours = MUTANTS["rope_backwards"](from_reference(reference), 1)
+    kinds = [type(layer.self_attn) for layer in ours.layers]
+    assert kinds[0] is kinds[2] is smol.model.GroupedQueryAttention
+    assert kinds[1] is not kinds[0]
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 2), tiny_reference, lambda: None])
+def test_only_our_own_model_can_be_spoilt(make):
+    with pytest.raises(ValueError, match=r"a bug can be planted into smol\.model's SmolLM2, not"):
+        MUTANTS["layer_norm"](make())
+
+
+def test_an_unknown_bug_follows_its_seed(reference):
+    planted = [plant_unknown(from_reference(reference), seed) for seed in range(8)]
+    again = [plant_unknown(from_reference(reference), seed) for seed in range(8)]
+    assert planted == again
+    assert len({mutant.name for mutant in planted}) > 4
+
+
+def test_an_unknown_bug_is_caught(reference):
+    ours = from_reference(reference)
+    plant_unknown(ours, 3)
+    assert not ladder(ours, reference, random_ids(2, 24)).ok
+
+
+# -- compare ----------------------------------------------------------------------------------
+
+
+def test_compare_says_exact():
+    difference = compare(torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3))
+    assert difference.exact and difference.relative == 0.0
+    assert str(difference) == "exact"
+
+
+def test_compare_finds_the_largest_difference():
+    theirs = torch.arange(8.0).view(2, 4)
+    ours = theirs.clone()
+    ours[0, 1] += 0.25
+    ours[1, 2] -= 0.5
+    difference = compare(ours, theirs)
+    assert not difference.exact
+    assert (difference.largest, difference.where) == (0.5, (1, 2))
+    assert difference.equal == 0.75
+    assert difference.relative == 0.5 / 7
+    assert str(difference) == "75.0 % equal, largest difference 0.5 at [1, 2]"
+
+
+def test_one_in_a_million_is_not_exact():
+    theirs = torch.zeros(1_000_000)
+    ours = theirs.clone()
+    ours[123_456] = 1e-30
+    difference = compare(ours, theirs)
+    assert not difference.exact
+    assert difference.where == (123_456,)
+    assert str(difference).startswith("99.9 % equal")
+
+
+@pytest.mark.parametrize("spoilt", ["ours", "theirs", "both"])
+def test_compare_never_takes_nan_for_equal(spoilt):
+    ours, theirs = torch.ones(4), torch.ones(4)
+    for who, tensor in (("ours", ours), ("theirs", theirs)):
+        if spoilt in (who, "both"):
+            tensor[2] = float("nan")
+    difference = compare(ours, theirs)
+    assert not difference.exact
+    assert (difference.largest, difference.where) == (math.inf, (2,))
+    assert not difference.relative <= 1e9
+
+
+def test_compare_takes_equal_infinities_for_equal():
+    ours = torch.tensor([math.inf, 1.0])
+    assert compare(ours, ours.clone()).exact
+    assert compare(ours, torch.tensor([math.inf, 2.0])).largest == 1.0
+
+
+@pytest.mark.parametrize(
+    "theirs", [torch.ones(3, 2), torch.ones(2, 3, 1), torch.ones(2, 3).double()], ids=str
+)
+def test_compare_sees_another_shape_or_dtype(theirs):
+    difference = compare(torch.ones(2, 3), theirs)
+    assert not difference.exact and difference.where is None
+    assert difference.relative == math.inf
+    assert str(difference) == "another shape or dtype"
+
+
+def test_compare_takes_a_single_number():
+    difference = compare(torch.tensor(1.5), torch.tensor(2.0))
+    assert (difference.largest, difference.where, difference.relative) == (0.5, (), 0.25)
+
+
+# -- the published numbers --------------------------------------------------------------------
+
+V = 49_152
+
+
+def as_ids(text: str) -> list[int]:
+    return [int(token) for token in text.split()]
+
+
+PROMPT, CAPITAL = (as_ids(text) for text, _ in PUBLISHED_NUMBERS)
+GRAVITY = as_ids(" ".join(PUBLISHED_GREEDY))
+FIRST, SECOND = (positions for _, positions in PUBLISHED_NUMBERS)
+
+
+@functools.cache
+def published_table() -> dict[tuple[int, ...], dict[int, float]]:
+    """{text so far: {token: logit}}, all other logits 0, that agrees with every number.
+
+    What the perplexity wants beyond the published positions is spread evenly over the others: a
+    target of logit a among V - 1 zeros costs ln(1 + (V - 1) / e^a) nats.
+    """
+    table = {}
+    for ids, positions in ((PROMPT, FIRST), (CAPITAL, SECOND)):
+        for position, numbers in positions.items():
+            table[tuple(ids[: position + 1])] = dict(numbers)
+    table[tuple(PROMPT[:1])][PROMPT[1]] = 25.0  # the target of position 0, under its top two
+    targets = PROMPT[1:]
+    nats = len(targets) * math.log(PUBLISHED_PERPLEXITY)
+    for position in FIRST:
+        row = torch.zeros(V, dtype=torch.float64)
+        for token, logit in table[tuple(PROMPT[: position + 1])].items():
+            row[token] = logit
+        nats += row.log_softmax(0)[targets[position]].item()
+    rest = [i for i in range(len(targets)) if i not in FIRST]
+    logit = math.log(V - 1) - math.log(math.expm1(nats / len(rest)))
+    for i in rest:
+        table[tuple(PROMPT[: i + 1])] = {targets[i]: logit}
+    for i in range(len(as_ids(PUBLISHED_GREEDY[0])), len(GRAVITY)):
+        table[tuple(GRAVITY[:i])] = {GRAVITY[i]: 9.0}
+    return table
+
+
+def speak_from(table):
+    def logits(ids):
+        out = torch.zeros(1, ids.size(1), V)
+        text = tuple(ids[0].tolist())
+        for i in range(len(text)):
+            for token, logit in table.get(text[: i + 1], {}).items():
+                out[0, i, token] = logit
+        return out
+
+    return logits
+
+
+def failed_rows(table) -> list[str]:
+    return [what for what, _, _, agrees in check_published(speak_from(table)) if not agrees]
+
+
+def test_the_published_numbers_agree_with_themselves():
+    rows = check_published(speak_from(published_table()))
+    assert all(agrees for *_, agrees in rows), rows
+    logits = [logit for _, positions in PUBLISHED_NUMBERS for logit in positions.values()]
+    assert len(rows) == sum(map(len, logits)) + 2
+    assert rows[0][:2] == ("position 0, logit of 346", 26.3904)
+    assert [what for what, *_ in rows[-2:]] == ["perplexity", "greedy tokens equal"]
+
+
+def altered(text: list[int], changes: dict[int, float]):
+    table = dict(published_table())
+    table[tuple(text)] = {**table.get(tuple(text), {}), **changes}
+    return table
+
+
+@pytest.mark.parametrize(
+    "text, token, logit",
+    [
+        (text[: position + 1], token, logit)
+        for text, positions in ((PROMPT, FIRST), (CAPITAL, SECOND))
+        for position, numbers in positions.items()
+        for token, logit in numbers.items()
+    ],
+)
+@pytest.mark.parametrize("error", [0.003, -0.003])
+def test_one_logit_that_is_off_fails_its_row(text, token, logit, error):
+    row = f"position {len(text) - 1}, logit of {token}"
+    assert failed_rows(altered(text, {token: logit + error})) == [row]
+    assert failed_rows(altered(text, {token: logit + error / 3})) == []
+
+
+def test_another_top_token_fails_its_rows():
+    """Every published logit is right, and the model would still say something else."""
+    rows = [f"position 4, logit of {token}" for token in SECOND[4]]
+    assert failed_rows(altered(CAPITAL, {7: 14.1})) == rows
+
+
+def test_a_perplexity_that_is_off_fails_its_row():
+    text, target = PROMPT[:10], PROMPT[10]
+    logit = published_table()[tuple(text)][target]
+    assert failed_rows(altered(text, {target: logit + 0.01})) == ["perplexity"]
+
+
+@pytest.mark.parametrize("position", [3, 12, 22])
+def test_one_greedy_token_that_is_off_fails_its_row(position):
+    assert failed_rows(altered(GRAVITY[:position], {7: 10.0})) == ["greedy tokens equal"]
+
+
+def test_a_random_model_fails_every_row():
+    torch.manual_seed(0)
+    model = smol.model.SmolLM2(tiny_config(vocab_size=V))
+    assert not any(agrees for *_, agrees in check_published(model))
