@@ -363,20 +363,19 @@ def head_groups(num_heads: int, num_kv_heads: int):
 
 
 @_styled
-def matrices(panels: dict[str, np.ndarray], tokens: list[str] | None = None):
+def matrices(panels: dict[str, np.ndarray]):
     """Square maps (masks or attention weights, rows = queries) side by side."""
     fig, axes = _figure(2.75 * len(panels), 2.9, len(panels), squeeze=False)
     for ax, (title, matrix) in zip(axes[0], panels.items(), strict=True):
         ax.imshow(matrix, cmap=HEAT, vmin=0, vmax=max(1e-9, float(np.nanmax(matrix))))
         ax.set_title(title)
-        ax.set_xlabel("key")
-        ax.set_ylabel("query")
-        labels = tokens or [str(i) for i in range(len(matrix))]
-        step = 1 if len(labels) <= 12 else 4
-        ax.set_xticks(range(0, len(labels), step), labels[::step], rotation=90 * bool(tokens))
-        ax.set_yticks(range(0, len(labels), step), labels[::step])
-        ax.spines[["left", "bottom"]].set_visible(False)
-        ax.tick_params(length=0)
+        ax.set(xlabel="key", ylabel="query")
+        for axis, count in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
+            axis.set_ticks(range(0, count, 1 if count <= 12 else 4))
+            axis.set_ticks(np.arange(count + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color=FAINT, lw=0.6)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(which="both", length=0)
     return fig, f"rows of queries against columns of keys: {', '.join(panels)}"
 
 
