@@ -26,6 +26,15 @@ class SmolLM2Config:
     pad_token_id: int | None = None
 
     def __post_init__(self):
+        if type(self.tie_word_embeddings) is not bool:
+            raise ValueError(
+                f"tie_word_embeddings must be true or false, got {self.tie_word_embeddings!r}"
+            )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            ids = value if type(value) is list and name == "eos_token_id" else [value]
+            if not all(token is None or type(token) is int for token in ids):
+                raise ValueError(f"{name} must be a token id or null, got {value!r}")
         for field in fields(self):
             value, name = getattr(self, field.name), field.name
             if field.type is int and (type(value) is not int or value < 1):
@@ -56,6 +65,8 @@ class SmolLM2Config:
         ValueError, naming the key, for a missing key and for anything that this model is not.
         """
         rope = d.get("rope_parameters") or d.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise ValueError(f"rope_parameters must be an object with rope_theta, got {rope!r}")
         d = {**d, "rope_theta": rope.get("rope_theta", d.get("rope_theta"))}
         expected = {
             "model_type": ("llama", d.get("model_type")),

@@ -94,16 +94,12 @@ class KVCache:
     """
 
     def __init__(
-        self,
-        config: SmolLM2Config,
-        batch_size: int,
-        max_length: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        self, config, batch_size: int, max_length: int, dtype=torch.float32, device="cpu"
     ):
         longest, layers = config.max_position_embeddings, config.num_hidden_layers
-        if not 1 <= max_length <= longest:
-            raise ValueError(f"a cache of {max_length} tokens: the context holds 1 to {longest}")
+        if not 1 <= max_length <= longest or batch_size < 1:
+            size = f"{batch_size} × {max_length} tokens"
+            raise ValueError(f"no cache of {size}: a row holds 1 to {longest}, a batch 1 or more")
         shape = (layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
@@ -173,24 +169,30 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-def start_of(input_ids: Tensor, config: SmolLM2Config, cache: KVCache | None) -> int:
+def start_of(model: "SmolLM2", input_ids: Tensor, cache: KVCache | None) -> int:
     """The position of the first of `input_ids`: 0, or where the cache ends.
 
-    Raises ValueError for a shape or dtype other than (B, T) int64, for ids outside the vocabulary
-    (looked for on the CPU only: on a GPU each look would halt the queue), and for text that does
-    not fit the context or the cache.
+    Raises ValueError for anything but a (B, T) int64 tensor, for ids outside the vocabulary
+    (looked for on the CPU only: on a GPU each look would halt the queue), for a cache made for
+    another model or batch, and for text that does not fit the context or the cache.
     """
-    shape, dtype, V = tuple(input_ids.shape), input_ids.dtype, config.vocab_size
+    shape, dtype = tuple(getattr(input_ids, "shape", ())), getattr(input_ids, "dtype", None)
     if len(shape) != 2 or 0 in shape or dtype != torch.int64:
-        raise ValueError(f"input_ids must be (B, T) int64, got {shape} {dtype}")
+        got = f"{shape} {dtype}" if dtype else f"a {type(input_ids).__name__}"
+        raise ValueError(f"input_ids must be (B, T) int64, got {got}")
     if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(n) for n in input_ids.aminmax())
+        (low, high), V = map(int, input_ids.aminmax()), model.config.vocab_size
         if low < 0 or high >= V:
             worst = low if low < 0 else high
             raise ValueError(f"token id {worst} is outside the vocabulary (0 to {V - 1})")
-    start, room, what = 0, config.max_position_embeddings, "context"
+    start, room, what = 0, model.config.max_position_embeddings, "context"
     if cache is not None:
         start, room, what = cache.length, cache.max_length, "cache"
+        c, kind = model.config, model.embed_tokens.weight.dtype
+        want = (c.num_hidden_layers, shape[0], c.num_key_value_heads, room, c.head_dim)
+        if cache.k.shape != want or cache.k.dtype != kind:
+            got = f"{tuple(cache.k.shape)} {cache.k.dtype}"
+            raise ValueError(f"the cache is {got}, this model and batch need {want} {kind}")
     if start + shape[1] > room:
         raise ValueError(f"{start + shape[1]} tokens do not fit a {what} of {room}")
     return start
@@ -221,7 +223,7 @@ class SmolLM2(nn.Module):
         With a cache the ids go on where it ends, and its `length` moves on by T. Raises
         ValueError where the ids do not fit: see `start_of`.
         """
-        start = start_of(input_ids, self.config, cache)
+        start = start_of(self, input_ids, cache)
         T, device = input_ids.size(1), input_ids.device
         x = self.embed_tokens(input_ids)  # (B, T, D)
         positions = torch.arange(start, start + T, device=device)
@@ -250,4 +252,5 @@ class SmolLM2(nn.Module):
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache of this model's dtype, on its device."""
         weight, longest = self.embed_tokens.weight, self.config.max_position_embeddings
-        return KVCache(self.config, batch_size, max_length or longest, weight.dtype, weight.device)
+        length = longest if max_length is None else max_length
+        return KVCache(self.config, batch_size, length, weight.dtype, weight.device)

@@ -5,6 +5,7 @@ the file has one place in the model, every place gets one key, with the shape it
 (pytorch_model.bin) run code when they are opened, so they never are.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -86,6 +87,7 @@ def fetch(directory_or_repo_id: str | Path) -> Path:
     try:
         # One quick question first: without a network snapshot_download retries for 23 seconds.
         HfApi().model_info(name, revision=wanted["revision"], timeout=5)
+        return Path(snapshot_download(name, **wanted))
     except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         try:
@@ -96,7 +98,6 @@ def fetch(directory_or_repo_id: str | Path) -> Path:
                 f"{reason}. Go online once, or pass a folder with config.json and "
                 "model.safetensors"
             ) from missing
-    return Path(snapshot_download(name, **wanted))
 
 
 def load_pretrained(
@@ -119,7 +120,10 @@ def load_pretrained(
             _check_hash(file, known.sha256)
     tensors = {}
     for file in files:
-        tensors.update(_read_tensors(file, dtype, device))
+        shard = _read_tensors(file, dtype, device)
+        if twice := shard.keys() & tensors.keys():
+            raise ValueError(f"{file} holds what another shard holds too: {_some(twice)}")
+        tensors.update(shard)
     with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
         model = SmolLM2(config)
     return _fill(model, tensors, directory).eval()
@@ -129,22 +133,26 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
     """Writes config.json and model.safetensors as Hugging Face does, in the model's own dtype.
 
     `AutoModelForCausalLM.from_pretrained(directory)` loads it. A tied head is left out, as in
-    the published file. Each file is written beside its place and renamed, so that a full disk
-    (OSError) leaves what stood there before.
+    the published file. Both files are written beside their places and renamed when both are
+    whole, so that a full disk (OSError) leaves what stood there before. Raises ValueError for a
+    head of its own under a config that ties it.
     """
     model = getattr(model, "_orig_mod", model)  # the module inside torch.compile's wrapper
+    tied = model.config.tie_word_embeddings
+    if tied and not torch.equal(model.lm_head.weight, model.embed_tokens.weight):
+        raise ValueError("the head differs from the embedding, but tie_word_embeddings is true")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         _file_key(key): tensor.detach().cpu().contiguous()
         for key, tensor in model.state_dict().items()
-        if not (key == "lm_head.weight" and model.config.tie_word_embeddings)
+        if not (tied and key == "lm_head.weight")
     }
-    with _written_beside(directory / "model.safetensors") as file:
-        save_file(tensors, file, metadata={"format": "pt"})
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    with _written_beside(directory / "config.json") as file:
-        file.write_text(json.dumps({**model.config.to_dict(), "dtype": dtype}, indent=2) + "\n")
+    config = json.dumps({**model.config.to_dict(), "dtype": dtype}, indent=2) + "\n"
+    with _written_beside(directory, "model.safetensors", "config.json") as (weights, text):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        text.write_text(config, encoding="utf-8")
 
 
 def load_reference(
@@ -289,17 +297,18 @@ def _check_hash(file: Path, expected: str) -> None:
 
 
 @contextmanager
-def _written_beside(target: Path):
-    """Yields a path beside `target`; it takes target's place only if the block succeeds."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+def _written_beside(directory: Path, *names: str):
+    """Yields a path beside each file; they take the files' places only if the block succeeds."""
+    files = [directory / f".{name}.{os.getpid()}.part" for name in names]
     try:
-        yield beside
-        os.replace(beside, target)
-    except SafetensorError as error:  # how the Rust side reports a full disk
-        raise OSError(f"{target} could not be written ({error}); the old file stands") from error
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{target} could not be written ({error.strerror}); the old file stands"
-        ) from error
+        yield files
+        for file, name in zip(files, names, strict=True):
+            os.replace(file, directory / name)
+    except (OSError, SafetensorError) as error:  # the latter is how the Rust side says "disk full"
+        code = getattr(error, "errno", None) or errno.EIO
+        why = getattr(error, "strerror", None) or error
+        what = f"{directory} could not be written ({why}); what stood there still stands"
+        raise OSError(code, what) from error
     finally:
-        beside.unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)

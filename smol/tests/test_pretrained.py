@@ -426,7 +426,7 @@ def interrupted(tensors, file, **kwargs):
 def test_a_full_disk_leaves_the_old_checkpoint(monkeypatch, folder, ours, failure):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     monkeypatch.setattr(pretrained, "save_file", failure)
-    with pytest.raises(OSError, match=r"model.safetensors could not be written .*No space left"):
+    with pytest.raises(OSError, match=r"could not be written .*No space left"):
         save_pretrained(SmolLM2(tiny_config()), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert_same_weights(load_pretrained(folder), ours)
