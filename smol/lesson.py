@@ -286,6 +286,8 @@ def check_own_mutant(edit, caught_by: Callable):
     """`edit` (old, new) must escape all checks of `caught_by(mutant)` but the last, the ladder."""
     if edit is ...:
         raise _NotAttempted
+    known = [mutant.name for mutant in mutants.MUTANTS.values() if tuple(edit) in mutant.edits]
+    _expect(not known, f"that is {', '.join(known)}, one of the fifty")
     checks = caught_by(mutants.Mutant("yours", "", "", edits=(tuple(edit),)))
     *others, last = checks
     early = [name for name in others if checks[name]]

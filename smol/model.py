@@ -201,7 +201,7 @@ def start_of(model: "SmolLM2", input_ids: Tensor, cache: KVCache | None) -> int:
 class SmolLM2(nn.Module):
     """A language model: `model(input_ids)` gives the logits of every next token.
 
-    Starts from random weights (normal, std `initializer_range`; norms 1), as SmolLM2 did. For
+    Starts from random weights (normal, std `initializer_range`; norms 1). For
     trained ones see `load_pretrained`. Embedding and head are one tensor where the config ties.
     """
 

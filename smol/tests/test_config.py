@@ -195,3 +195,11 @@ def test_published_sizes_have_transformers_keys_and_the_published_count(name, pa
     assert sum(p.numel() for p in ours.parameters()) == parameters
     expected = {k.removeprefix("model."): t.shape for k, t in theirs.state_dict().items()}
     assert {k: t.shape for k, t in ours.state_dict().items()} == expected
+
+
+def test_what_a_parameter_count_cannot_see_is_as_published():
+    heads = {
+        name.rpartition("-")[2]: (c.num_attention_heads, c.num_key_value_heads, c.rope_theta)
+        for name, (c, *_) in PUBLISHED.items()
+    }
+    assert heads == {"135M": (9, 3, 1e5), "360M": (15, 5, 1e5), "1.7B": (32, 32, 1.3e5)}

@@ -220,6 +220,7 @@ def test_own_mutant(capsys):
     for edit, verdict in (
         (..., "not attempted yet"),
         (("+ self.eps)", "+ 2 * self.eps)"), "correct"),
+        (("x32 = x.float()", "x32 = x"), "not yet: that is norm_in_input_dtype, one of the fifty"),
         (("F.silu(", "F.gelu("), "not yet: it is caught without the ladder, by: early"),
         (("x.float()", "x.double()"), "not yet: the ladder does not see it either"),
         (("not in the file", "x"), "not yet: it raised ValueError"),

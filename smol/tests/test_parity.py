@@ -114,6 +114,7 @@ def test_the_ladder_takes_gradients_also_where_they_are_off(ours, reference):
 
 def test_the_ladder_leaves_no_trace(reference):
     ours = from_reference(reference)
+    torch.manual_seed(1)  # not the ladder's own seed
     random_state = torch.get_rng_state()
     before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     ladder(ours, reference, random_ids(2, 24))
@@ -159,6 +160,44 @@ def test_a_mutant_is_caught(name, layer):
 def test_nine_of_ten_mutants_are_named(layer):
     missed = [name for name in MUTANTS if not is_named(name, layer)]
     assert len(missed) <= 0.1 * len(MUTANTS), missed
+
+
+@pytest.mark.parametrize(
+    "rung, name",
+    {
+        "weights": "kv_weights_swapped",
+        "modules": "gelu_for_silu",
+        "modules in bf16": "norm_weight_before_cast",
+        "hidden states": "layer_skipped",
+        "logits": "softmax_in_the_model",
+        "long logits": "rope_positions_bf16",
+        "greedy": "layer_norm",
+        "loss": "softmax_in_the_model",
+        "gradients": "gradient_cut",
+        "causality": "no_mask",
+        "cache": "cache_mask_top_left",
+    }.items(),
+)
+def test_each_rung_has_a_mutant_that_breaks_it(reference, rung, name):
+    ours = MUTANTS[name](from_reference(reference))
+    rungs = {r.name: r for r in ladder(ours, reference, random_ids(2, 24)).rungs}
+    assert list(rungs) == RUNGS
+    assert not rungs[rung].ok and "raised" not in rungs[rung].seen
+
+
+def test_a_head_with_the_same_numbers_is_not_a_tied_head(reference):
+    ours = from_reference(reference)
+    ours.lm_head.weight = nn.Parameter(ours.lm_head.weight.detach().clone())
+    rung = ladder(ours, reference, random_ids(2, 24)).rungs[0]
+    assert (rung.ok, rung.place) == (False, "lm_head")
+    assert rung.seen == "head and embedding are two here"
+
+
+def test_a_table_in_the_state_dict_is_named(reference):
+    ours = from_reference(reference)
+    ours.layers[1].self_attn.register_buffer("mask", torch.ones(3, 3))
+    rung = ladder(ours, reference, random_ids(2, 24)).rungs[0]
+    assert (rung.ok, rung.place) == (False, "layers.1.self_attn")
 
 
 def test_there_are_thirty_mutants():
