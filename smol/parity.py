@@ -247,10 +247,10 @@ class _Climb:
         for name, call in calls.items():
             if name == "rotary_emb" or name.endswith("act_fn"):
                 continue
-            mine, yours = (
-                copy.deepcopy(model.get_submodule(path)).to(cast(call.out).dtype)
-                for model, path in ((self.ours, name), (self.reference, self._their_path(name)))
-            )
+            mine = self.ours.get_submodule(name)
+            yours = self.reference.get_submodule(self._their_path(name))
+            if (dtype := cast(call.out).dtype) != call.out.dtype:
+                mine, yours = (copy.deepcopy(module).to(dtype) for module in (mine, yours))
             T, ours_extra, theirs_extra = call.x.size(1), (), {}
             if name.endswith("self_attn") or name.rpartition(".")[0] == "layers":
                 ours_extra = (cos[0, :T], sin[0, :T])
@@ -308,12 +308,15 @@ class _Climb:
         config = self.ours.config
         T = min(1100, config.max_position_embeddings)
         ids = torch.randint(config.vocab_size, (1, T)).to(self.ids.device)
-        mine = trace(self.ours.layers[0], lambda: self.ours(ids))
-        theirs = trace(self.reference.model.layers[0], lambda: self._theirs(ids))
+        logits = {}
+        mine = trace(self.ours.layers[0], lambda: logits.update(ours=self.ours(ids)))
+        theirs = trace(
+            self.reference.model.layers[0], lambda: logits.update(theirs=self._theirs(ids))
+        )
         failed = self._rotary(mine, theirs)
         if failed:
             return failed
-        difference = compare(*self._logits(ids))
+        difference = compare(logits["ours"], logits["theirs"])
         return difference.exact, f"{T} positions: {difference}", None
 
     def greedy(self):

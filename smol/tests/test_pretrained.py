@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from smol import SmolLM2, SmolLM2Config, load_pretrained, pretrained, save_pretrained
 from smol.pretrained import Published, from_reference, load_reference
@@ -93,6 +93,7 @@ def test_transformers_loads_what_we_save(tmp_path, dtype, tied):
 def test_transformers_takes_the_dtype_from_what_we_save(tmp_path):
     save_pretrained(make_model(torch.bfloat16), tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
+    assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -161,6 +162,13 @@ def test_a_model_may_be_saved_where_it_came_from(folder, ours):
     save_pretrained(model, folder)
     assert_same_weights(model, ours)
     assert_same_weights(load_pretrained(folder), ours)
+
+
+def test_a_loaded_model_does_not_hang_on_its_file(folder, ours):
+    model = load_pretrained(folder)
+    with (folder / "model.safetensors").open("r+b") as file:  # in place, as `cp` does it
+        file.write(bytes((folder / "model.safetensors").stat().st_size))
+    assert_same_weights(model, ours)
 
 
 def test_a_reference_is_copied_not_shared(reference):
