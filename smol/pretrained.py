@@ -111,6 +111,8 @@ def load_pretrained(
     FileNotFoundError for a missing file and ValueError for a config that is no SmolLM2, a
     damaged file, a hash other than the published one, and any key or shape that does not fit.
     """
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype must be a torch dtype such as torch.bfloat16, got {dtype!r}")
     directory = fetch(directory_or_repo_id)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
@@ -189,7 +191,7 @@ def load_reference(
     else:
         model = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
         model.weights = "pretrained"
-        print(f"{name}: the published weights")
+        print(f"{name}: {'the published weights' if name in PUBLISHED else 'the weights there'}")
     return model.eval()
 
 

@@ -476,3 +476,8 @@ def test_a_head_that_is_tied_in_the_config_only_is_not_lost(tmp_path):
     model.lm_head.weight = torch.nn.Parameter(torch.ones(97, 48))
     with pytest.raises(ValueError, match="tie_word_embeddings"):
         save_pretrained(model, tmp_path)
+
+
+def test_a_dtype_by_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"torch\.bfloat16, got 'bfloat16'"):
+        load_pretrained(tmp_path, dtype="bfloat16")
