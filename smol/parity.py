@@ -363,7 +363,13 @@ class _Climb:
             if not difference.relative <= self.tolerance:
                 return False, f"{key}: {difference}", place
         seen = "all exact" if largest == 0 else f"largest relative difference {largest:.1g}"
-        return mine.keys() == theirs.keys(), f"{len(theirs)} parameters, {seen}", None
+        if extra := sorted(mine.keys() - theirs.keys()):
+            return (
+                False,
+                f"{extra[0]} is no parameter of the reference",
+                extra[0].rpartition(".")[0],
+            )
+        return True, f"{len(theirs)} parameters, {seen}", None
 
     def causality(self):
         """A token changed at `cut` must leave every earlier number as it was."""
