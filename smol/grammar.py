@@ -1,0 +1,327 @@
+"""A grammar that writes texts, reads its own choices back from them, and knows its entropy.
+
+The notation:
+
+    rule            a name at the start of a line; its alternatives follow, each after a bar
+    |3 text         an alternative of weight 3 (1 where none is given); "/" is a line break,
+                    two spaces at the start of a line continue the one above
+    <rule>          one alternative of that rule
+    <:name>         any item of a pool, forgotten at once
+    <hero:name>     draws from a pool what this text has not drawn yet, prints it, remembers it
+    <a:object.one>  the same, printed in another form: "a kite"
+    {hero} {hero.his} {Hero.His}    what was drawn, again, in any of its forms, or with a capital
+
+A pool has an item for each comma of its first column; the further columns are its other forms,
+named in the first line. "one" (with a or an) and "Title" (Each Word) come by themselves.
+"""
+
+import math
+import random
+import re
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+from string import capwords
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """A part of an alternative: one alternative of that rule."""
+
+    name: str
+
+
+class Draw(NamedTuple):
+    """A part of an alternative: something new from a pool, in one of its forms."""
+
+    var: str  # "" where it is not remembered
+    pool: str
+    form: str
+
+
+class Mention(NamedTuple):
+    """A part of an alternative: what was drawn, in one of its forms."""
+
+    var: str
+    form: str
+    capital: bool
+
+
+Part = str | Rule | Draw | Mention
+Item = dict[str, str]  # an item of a pool: form -> text
+
+
+class Alternative(NamedTuple):
+    """One way to go on, with its probability among the others of its rule."""
+
+    probability: float
+    parts: tuple[Part, ...]
+
+
+class Choice(NamedTuple):
+    """What was chosen at a character of the text, and how probable that was."""
+
+    start: int
+    made: str
+    probability: float
+
+
+class Grammar:
+    """Rules and pools: writes texts, reads them back, and knows its own entropy."""
+
+    def __init__(self, rules: str, pools: dict[str, str]):
+        self.pools = {name: _read_pool(text) for name, text in pools.items()}
+        self.pool_of: dict[str, str] = {}
+        self.rules: dict[str, list[Alternative]] = {}
+        for name, alternatives in _read_rules(rules).items():
+            total = sum(weight for weight, _ in alternatives)
+            self.rules[name] = [
+                Alternative(weight / total, self._parts(text)) for weight, text in alternatives
+            ]
+        self.start = (Rule(next(iter(self.rules))),)
+
+    def _parts(self, text: str) -> tuple[Part, ...]:
+        parts = []
+        for piece in re.split(r"(<[^>]*>|\{[^}]*\})", text):
+            name, _, form = piece[1:-1].partition(".")
+            if piece.startswith("{"):
+                capital = name[0].isupper() or form[:1].isupper()
+                parts.append(Mention(name.lower(), form.lower() or "text", capital))
+            elif piece.startswith("<") and ":" in name:
+                var, _, pool = name.partition(":")
+                if var and self.pool_of.setdefault(var, pool) != pool:
+                    raise ValueError(f"{var} is drawn from {pool} and from {self.pool_of[var]}")
+                parts.append(Draw(var, pool, form or "text"))
+            elif piece.startswith("<"):
+                parts.append(Rule(name))
+            elif piece:
+                parts.append(piece)
+        return tuple(parts)
+
+    def _free(self, draw: Draw, drawn: dict[str, Item]) -> list[Item]:
+        if not draw.var:
+            return self.pools[draw.pool]
+        taken = [id(item) for var, item in drawn.items() if self.pool_of[var] == draw.pool]
+        return [item for item in self.pools[draw.pool] if id(item) not in taken]
+
+    def write(self, rng: random.Random) -> str:
+        """A text. Only rng.random() is used, which all versions of Python compute alike."""
+        todo, text, drawn = list(self.start), [], {}
+        while todo:
+            part = todo.pop()
+            if isinstance(part, str):
+                text.append(part)
+            elif isinstance(part, Mention):
+                text.append(_form(drawn[part.var], part))
+            elif isinstance(part, Draw):
+                free = self._free(part, drawn)
+                item = free[int(rng.random() * len(free))]
+                text.append(item[part.form])
+                if part.var:
+                    drawn[part.var] = item
+            else:
+                at = rng.random()
+                for alternative in self.rules[part.name]:
+                    at -= alternative.probability
+                    if at < 0:
+                        break
+                todo += reversed(alternative.parts)
+        return "".join(text)
+
+    def read(self, text: str) -> list[list[Choice]]:
+        """Every way in which the grammar can write this text: one for its own, none for others.
+
+        All alternatives are followed that agree with the text so far (`prove` shows that only
+        one of them gets to its own end).
+        """
+        found = []
+        paths = [(0, _stack(self.start), {}, None)]  # position, parts to come, drawn, choices
+        while paths:
+            at, rest, drawn, made = paths.pop()
+            while rest:
+                part, rest = rest
+                if isinstance(part, Mention):
+                    part = _form(drawn[part.var], part)
+                if isinstance(part, str):
+                    if not text.startswith(part, at):
+                        break
+                    at += len(part)
+                elif isinstance(part, Draw):
+                    free = self._free(part, drawn)
+                    for item in free:
+                        if text.startswith(item[part.form], at):
+                            what = f"{part.var or part.pool} = {item[part.form]}"
+                            choice = Choice(at, what, 1 / len(free))
+                            now = {**drawn, part.var: item} if part.var else drawn
+                            paths.append((at + len(item[part.form]), rest, now, (choice, made)))
+                    break
+                else:
+                    for number, (probability, parts) in enumerate(self.rules[part.name], 1):
+                        choice = Choice(at, f"{part.name} {number}", probability)
+                        paths.append((at, _stack(parts, rest), drawn, (choice, made)))
+                    break
+            else:
+                if at == len(text):
+                    found.append(list(_unlink(made))[::-1])
+        return found
+
+    def entropy(self) -> float:
+        """The expected -ln p of a text, in nats, by the chain rule: the sum over all choices of
+        how often each is met times its own entropy.
+
+        Along the way it is proved that what is mentioned was drawn, and drawn only once.
+        """
+
+        @cache
+        def inside(rule: str, drawn: frozenset) -> tuple[float, dict[frozenset, float]]:
+            nats, after = 0.0, Counter()
+            for probability, parts in self.rules[rule]:
+                nats -= probability * math.log(probability)
+                states = {drawn: probability}  # what may have been drawn -> how probably
+                for part in parts:
+                    following = Counter()
+                    for have, p in states.items():
+                        if isinstance(part, Rule):
+                            more, ends = inside(part.name, have)
+                            nats += p * more
+                            for end, q in ends.items():
+                                following[end] += p * q
+                            continue
+                        if isinstance(part, Draw):
+                            if part.var in have:
+                                raise ValueError(f"{rule}: {part.var} is drawn twice")
+                            taken = sum(self.pool_of[var] == part.pool for var in have)
+                            taken = taken if part.var else 0
+                            nats += p * math.log(len(self.pools[part.pool]) - taken)
+                            have = have | {part.var} if part.var else have
+                        elif isinstance(part, Mention) and part.var not in have:
+                            raise ValueError(f"{rule}: {part.var} is mentioned but not drawn")
+                        following[have] += p
+                    states = following
+                after.update(states)
+            return nats, after
+
+        return inside(self.start[0].name, frozenset())[0]
+
+    def prove(self) -> None:
+        """Raises ValueError unless every text can be written in one way only.
+
+        Wherever there is a choice, no text of one alternative is the beginning of a text of
+        another (or the whole of it), so that text and choices so far fix the next choice: two
+        different series of choices can never give one text. That `entropy` accepts the grammar
+        is the other half: nothing is drawn that is not printed.
+        """
+        for name, alternatives in self.rules.items():
+            for i, one in enumerate(alternatives):
+                for other in alternatives[:i]:
+                    clash = self._common(one.parts, other.parts)
+                    if clash is not None:
+                        raise ValueError(f"{name} has two alternatives for {clash!r}")
+        for part in {p for rule in self.rules.values() for a in rule for p in a.parts}:
+            if isinstance(part, Draw):
+                forms = [item[part.form] for item in self.pools[part.pool]]
+                if clash := _prefix(forms):
+                    raise ValueError(f"{part.pool} has two items for {clash!r}")
+
+    def _common(self, one: tuple[Part, ...], other: tuple[Part, ...]) -> str | None:
+        """A text that both can write and that ends at least one of them; None if there is none.
+
+        Both are read in step. A mention may be any item of its pool, which only makes the proof
+        stricter; but two variables of one pool are never the same item.
+        """
+        seen, pairs = set(), [(_stack(one), _stack(other), "")]
+        while pairs:
+            a, b, text = pairs.pop()
+            if (a, b) in seen:
+                continue
+            seen.add((a, b))
+            if not a or not b:
+                return text
+            if isinstance(a[0], Mention) and isinstance(b[0], Mention):
+                same_form = a[0][1:] == b[0][1:]
+                if same_form and a[0].var == b[0].var:
+                    pairs.append((a[1], b[1], f"{text}<{a[0].var}>"))
+                    continue
+                pool, other_pool = (self.pool_of[s[0].var] for s in (a, b))
+                forms = [_form(item, a[0]) for item in self.pools[pool]]
+                if same_form and pool == other_pool and not _prefix(forms):
+                    continue  # two items, neither of which begins the other
+            if not isinstance(a[0], str):
+                pairs += [(start, b, text) for start in self._starts(*a)]
+            elif not isinstance(b[0], str):
+                pairs += [(a, start, text) for start in self._starts(*b)]
+            else:
+                n = min(len(a[0]), len(b[0]))
+                if a[0][:n] == b[0][:n]:
+                    rest = [(s[0][n:], s[1]) if s[0][n:] else s[1] for s in (a, b)]
+                    pairs.append((*rest, text + a[0][:n]))
+        return None
+
+    def _starts(self, part: Part, rest) -> list:
+        if isinstance(part, Rule):
+            return [_stack(alternative.parts, rest) for alternative in self.rules[part.name]]
+        if isinstance(part, Draw):
+            forms = [item[part.form] for item in self.pools[part.pool]]
+        else:
+            forms = [_form(item, part) for item in self.pools[self.pool_of[part.var]]]
+        return [(form, rest) for form in sorted(set(forms))]
+
+
+def _form(item: Item, mention: Mention) -> str:
+    text = item[mention.form]
+    return _capital(text) if mention.capital else text
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _prefix(texts: list[str]) -> str | None:
+    """A text that begins the next one of the sorted list, or equals it; None if there is none."""
+    texts = sorted(texts)
+    return next((a for a, b in pairwise(texts) if b.startswith(a)), None)
+
+
+def _stack(parts: tuple[Part, ...], below=None):
+    """Parts as a linked list (first, rest), so that paths share what they have in common."""
+    for part in reversed(parts):
+        below = (part, below)
+    return below
+
+
+def _unlink(link):
+    while link:
+        first, link = link
+        yield first
+
+
+def _read_rules(text: str) -> dict[str, list[tuple[int, str]]]:
+    rules, alternatives = {}, []
+    for line in text.strip().splitlines():
+        if line.startswith("|"):
+            weight, _, line = line[1:].partition(" ")
+            alternatives.append((int(weight or 1), line))
+        elif line.startswith("  "):
+            weight, begun = alternatives[-1]
+            alternatives[-1] = (weight, f"{begun} {line.strip()}")
+        elif line and not line.startswith("#"):
+            alternatives = rules[line] = []
+    return {
+        name: [(weight, line.replace("/", "\n")) for weight, line in alternatives]
+        for name, alternatives in rules.items()
+    }
+
+
+def _read_pool(text: str) -> list[Item]:
+    head, *rows = text.strip().replace("\n  ", " ").splitlines()
+    names = head.split(" | ")
+    items = []
+    for row in rows:
+        first, *others = row.split(" | ")
+        for word in first.split(", "):
+            item = dict(zip(names, (word, *others), strict=True))
+            item["one"] = f"{'an' if re.match('[aeiou]|hour', word.lower()) else 'a'} {word}"
+            title = re.sub(r" (Of|On) ", lambda small: small[0].lower(), capwords(word))
+            capitals = {form.capitalize(): _capital(text) for form, text in item.items()}
+            items.append({**item, **capitals, "Title": title})
+    return items
