@@ -2,5 +2,13 @@
 
 from smol.model import KVCache, SmolLM2, SmolLM2Config
 from smol.pretrained import load_pretrained, save_pretrained
+from smol.tokenizer import BPETokenizer
 
-__all__ = ["KVCache", "SmolLM2", "SmolLM2Config", "load_pretrained", "save_pretrained"]
+__all__ = [
+    "BPETokenizer",
+    "KVCache",
+    "SmolLM2",
+    "SmolLM2Config",
+    "load_pretrained",
+    "save_pretrained",
+]

@@ -63,8 +63,12 @@ PUBLISHED = {
 }
 
 
-def fetch(directory_or_repo_id: str | Path) -> Path:
+def fetch(
+    directory_or_repo_id: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")
+) -> Path:
     """The folder of a checkpoint: a local one as it is, a hub repository downloaded or cached.
+
+    Of a repository only the files that `patterns` match are fetched.
 
     Raises FileNotFoundError, with the remedy, where it is neither on disk nor to be had.
     """
@@ -82,7 +86,7 @@ def fetch(directory_or_repo_id: str | Path) -> Path:
 
     wanted = {
         "revision": PUBLISHED[name].revision if name in PUBLISHED else None,
-        "allow_patterns": ["*.json", "*.safetensors"],
+        "allow_patterns": list(patterns),
     }
     try:
         # One quick question first: without a network snapshot_download retries for 23 seconds.
@@ -119,7 +123,7 @@ def load_pretrained(
     known = PUBLISHED.get(str(directory_or_repo_id))
     if known and known.sha256:
         for file in files:
-            _check_hash(file, known.sha256)
+            check_hash(file, known.sha256)
     tensors = {}
     for file in files:
         shard = _read_tensors(file, dtype, device)
@@ -152,7 +156,7 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
     }
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = json.dumps({**model.config.to_dict(), "dtype": dtype}, indent=2) + "\n"
-    with _written_beside(directory, "model.safetensors", "config.json") as (weights, text):
+    with written_beside(directory, "model.safetensors", "config.json") as (weights, text):
         save_file(tensors, weights, metadata={"format": "pt"})
         text.write_text(config, encoding="utf-8")
 
@@ -288,7 +292,7 @@ def _read_tensors(file: Path, dtype: torch.dtype, device) -> dict[str, torch.Ten
         ) from error
 
 
-def _check_hash(file: Path, expected: str) -> None:
+def check_hash(file: Path, expected: str) -> None:
     with file.open("rb") as f:
         got = hashlib.file_digest(f, "sha256").hexdigest()
     if got != expected:
@@ -299,7 +303,7 @@ def _check_hash(file: Path, expected: str) -> None:
 
 
 @contextmanager
-def _written_beside(directory: Path, *names: str):
+def written_beside(directory: Path, *names: str):
     """Yields a path beside each file; they take the files' places only if the block succeeds."""
     files = [directory / f".{name}.{os.getpid()}.part" for name in names]
     try:

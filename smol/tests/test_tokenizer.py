@@ -1,0 +1,607 @@
+"""The tokenizer against Hugging Face's `tokenizers`: merges, ids and texts, equal and not similar.
+
+What needs the real SmolLM2 tokenizer looks for it in the folder that SMOL_DATA names.
+"""
+
+import inspect
+import itertools
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+import regex
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import smol
+from smol import BPETokenizer, stories, tokenizer
+from smol.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, chat_text
+
+END = (END_OF_TEXT,)
+
+
+def rust_trained(texts, vocab_size, special=(), split_digits=True) -> Tokenizer:
+    rust = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    rust.pre_tokenizer = (
+        pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
+    )
+    rust.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rust.train_from_iterator(texts, trainer)
+    return rust
+
+
+def learned(ours: BPETokenizer, rust: Tokenizer) -> tuple:
+    """(our vocabulary, our merges), (theirs, theirs), in one form."""
+    mine, theirs = ours.to_dict()["model"], json.loads(rust.to_str())["model"]
+    pairs = [m if isinstance(m, list) else m.split(" ") for m in theirs["merges"]]
+    return (mine["vocab"], mine["merges"]), (theirs["vocab"], pairs)
+
+
+@pytest.fixture(scope="session")
+def shelf() -> list[str]:
+    return (stories.DATA / "stories.txt").read_text(encoding="utf-8").split("\n\n")
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> str:
+    return (real_data() / "tinyshakespeare.txt").read_text(encoding="utf-8")
+
+
+def real_data() -> Path:
+    if "SMOL_DATA" not in os.environ:
+        pytest.skip("SMOL_DATA is not set: the folder with the real tokenizer and texts")
+    return Path(os.environ["SMOL_DATA"])
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split_digits", [True, False])
+def test_trained_on_the_stories(shelf, split_digits):
+    """4,096 are asked for; the stories run out of pairs before that."""
+    ours = BPETokenizer.train(shelf, 4096, END, split_digits)
+    mine, theirs = learned(ours, rust_trained(shelf, 4096, END, split_digits))
+    assert mine == theirs
+    assert 3000 < len(ours) < 4096
+
+
+def test_trained_on_shakespeare(shakespeare):
+    mine, theirs = learned(
+        BPETokenizer.train([shakespeare], 4096), rust_trained([shakespeare], 4096)
+    )
+    assert mine == theirs
+    assert len(mine[1]) == 4096 - 256
+
+
+def test_trained_on_source_code():
+    files = sorted(Path(smol.__file__).parent.rglob("*.py"))
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    mine, theirs = learned(BPETokenizer.train(texts, 3000, END), rust_trained(texts, 3000, END))
+    assert mine == theirs
+    assert len(mine[0]) == 3000
+
+
+ADVERSARIAL = {
+    "one letter": "a",
+    "one letter, repeated": "a" * 1000,
+    "an odd run": "a" * 7,
+    "ties everywhere": "ab cd ef gh",
+    "ties over a word": "abcd abcd dcba dcba",
+    "overlapping pairs": "aaa aaaa aaaaa aaaaaa aaaaaaa",
+    "overlapping, mixed": "abaabaaabaaaab" * 5,
+    "two ways to one token": "abc " * 5 + "ab " * 3 + "bc " * 4 + "xabc " * 3 + "abcx " * 3,
+    "banana": "banana bandana cabana",
+    "only spaces": " " * 50,
+    "only line ends": "\n\n\n\n\r\n\r\n",
+    "spaces before digits": "a  1   22    333     4",
+    "digits": "3.14159 2,718,281 1e-9 00000",
+    "other digits": "٣٤٥ ４５６ ½ ⅷ ²",
+    "apostrophes": "I'll we've 'tis it's 's''s ''' don't",
+    "punctuation": "!!! ... ?!?! -- -- == ==== (((a)))",
+    "indented code": "def f():\n    return 1\n\n\tif x:\n\t\tpass\n",
+    "white space of other scripts": "a\u3000b\xa0c\u2028d\x85e\x1cf",
+    "two-byte letters": "éééé éàéà ñandú ŒŒ",
+    "emoji": "🎉🎉🎉 👩‍👩‍👧 👍🏽👍🏽",
+    "Chinese": "你好你好世界世界你好",
+    "control characters": "\x00\x01\x02\x00\x01\x7f",
+    "a special token spelled out": "<|endoftext|> <|endoftext|> end of text",
+    "letters of new alphabets": "\u088f\u088f a\u0558b \U0003d000\U0003d000's \U0001df90's",
+    "right to left": "שלום שלום مرحبا مرحبا",
+    "combining marks": "e\u0301e\u0301 a\u0308a\u0308 \u0301",
+}
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_trained_on_adversarial_texts(name):
+    text = ADVERSARIAL[name]
+    for special, split_digits in itertools.product([(), END], [True, False]):
+        for vocab_size in (256 + len(special), 262, 300, 1000):
+            ours = BPETokenizer.train([text], vocab_size, special, split_digits)
+            rust = rust_trained([text], vocab_size, special, split_digits)
+            mine, theirs = learned(ours, rust)
+            assert mine == theirs
+            assert ours.encode(text, special=False) == rust.encode(text).ids or special
+
+
+def random_texts(count: int, seed: int = 0):
+    rng = random.Random(seed)
+    alphabets = ["ab", "abc", "aab ", "ab \n", "aaab   ", "a1 2", "é a", "..!a ", "abcdefgh "]
+    for _ in range(count):
+        letters = rng.choice(alphabets)
+        yield "".join(rng.choice(letters) for _ in range(rng.choice([5, 30, 100, 400])))
+
+
+def test_trained_on_random_texts():
+    """Small alphabets: ties and overlaps by the hundred, and a special token that is learned."""
+    for text in random_texts(400):
+        for special in ((), ("ab",)):
+            ours = BPETokenizer.train([text], 330, special)
+            mine, theirs = learned(ours, rust_trained([text], 330, special))
+            assert mine == theirs, text
+
+
+TRAINING_BUGS = {
+    "ties to the larger ids": ("(-n, pair, k,", "(-n, (-pair[0], -pair[1]), k,"),
+    "the left pair not counted down": ("((merged[-1], pair[0]), -1), ", ""),
+    "the right pair not counted up": (", ((new, word[i + 2]), 1)", ""),
+    "counts of words forgotten": ("+= by * number[i]", "+= by"),
+    "a shrunken pair not put back": ("if -minus_count != pair_counts[pair]:", "if False:"),
+    "a special token learned twice": ("ids.setdefault(left + right, len(tokens))", "len(tokens)"),
+}
+
+
+def mutant(edits: list[tuple[str, str]]) -> dict:
+    """smol.tokenizer with lines changed, each of which must be there once."""
+    source = inspect.getsource(tokenizer)
+    for right, wrong in edits:
+        assert source.count(right) == 1, right
+        source = source.replace(right, wrong)
+    namespace = {"__name__": "smol.tokenizer"}
+    exec(compile(source, "mutant", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("bug", TRAINING_BUGS)
+def test_planted_training_bugs_are_caught(bug):
+    edits = [TRAINING_BUGS[bug]]
+    if bug == "ties to the larger ids":  # the queue holds negated ids: undo that where they leave
+        popped = "minus_count, pair, k, positions = heapq.heappop(queue)"
+        edits.append((popped, f"{popped}; pair = (abs(pair[0]), abs(pair[1]))"))
+    broken = mutant(edits)["BPETokenizer"]
+
+    def caught(text: str) -> bool:
+        try:
+            ours = broken.train([text], 330, ("ab",))
+        except (KeyError, IndexError, ValueError):
+            return True
+        mine, theirs = learned(ours, rust_trained([text], 330, ("ab",)))
+        return mine != theirs
+
+    assert any(map(caught, itertools.chain(ADVERSARIAL.values(), random_texts(400))))
+
+
+ENCODING_BUGS = {
+    "the leftmost pair first": ("(found[0], at, found[1])", "(0, at, found[1])"),
+    "an outdated entry merged": ("if not found or found[1] != new:", "if False:"),
+    "no look to the left": ("            candidate(before[at])\n", ""),
+    "the left neighbour lost": (
+        "                before[after[at]] = at\n",
+        "                pass\n",
+    ),
+    "no digits step": (
+        "self._pattern = regex.compile(DIGITS_PATTERN",
+        "self._pattern = regex.compile(GPT2_PATTERN",
+    ),
+    "letters of any Unicode": ('.replace("YOUNG", YOUNG)', '.replace("YOUNG", "\u2603")'),
+    "the shorter special token first": ("key=len, reverse=True", "key=len"),
+    "half a character": (
+        "decoder.decode(self.token_bytes(token_id))",
+        "self.token_bytes(token_id).decode(errors='replace')",
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", ENCODING_BUGS)
+def test_planted_encoding_bugs_are_caught(bug, shelf):
+    broken = mutant([ENCODING_BUGS[bug]])["BPETokenizer"]
+    special = (END_OF_TEXT, f"{END_OF_TEXT}<|more|>")
+    trained = BPETokenizer.train([*shelf[:200], *ADVERSARIAL.values()], 1500, special)
+    ours, rust = (
+        broken.from_dict(trained.to_dict()),
+        Tokenizer.from_str(json.dumps(trained.to_dict())),
+    )
+
+    def caught(text: str, ours=ours) -> bool:
+        ids = rust.encode(text).ids
+        try:
+            same = ours.encode(text) == ids
+        except (KeyError, IndexError):
+            return True
+        return not same or ours.decode(ids) != rust.decode(ids, skip_special_tokens=False)
+
+    texts = [*ADVERSARIAL.values(), *shelf[:20], special[1], "1's \U0003d000's"]
+    texts += random_strings(500, seed=9)
+    assert any(map(caught, texts))
+    assert not any(caught(text, trained) for text in texts)
+
+
+def test_merge_pair_as_its_docstring_says():
+    changes = [((2, 3), -1), ((9, 3), 1), ((3, 1), -1), ((3, 9), 1)]
+    assert tokenizer.merge_pair([1, 2, 3, 1, 2], (1, 2), 9) == ([9, 3, 9], changes)
+
+
+def test_training_takes_one_string_as_one_text():
+    assert BPETokenizer.train("abc abc", 260).merges == BPETokenizer.train(["abc abc"], 260).merges
+
+
+def test_special_tokens_come_first():
+    ours = BPETokenizer.train(["ab"], 259, ("<a>", "<b>"))
+    assert ours.special_tokens == {"<a>": 0, "<b>": 1}
+    assert ours.encode("<b>ab<a>") == [1, 258, 0]
+    assert len(ours) == 259
+
+
+# -- splitting, encoding, decoding ----------------------------------------------------------------
+
+
+def test_pieces_of_every_character_are_the_librarys():
+    """All characters of the planes in use, a sample of the rest, beside letters and digits."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    both = pre_tokenizers.Sequence([digits, byte_level])
+    codes = [*range(0x40000), *range(0x40000, 0x110000, 101)]
+    characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+    for start in range(0, len(characters), 5000):
+        text = "".join(f"a{c}1{c}'s  {c}" for c in characters[start : start + 5000])
+        for rust, pattern in (
+            (both, tokenizer.DIGITS_PATTERN),
+            (byte_level, tokenizer.GPT2_PATTERN),
+        ):
+            theirs = [span for _, span in rust.pre_tokenize_str(text)]
+            assert [match.span() for match in regex.finditer(pattern, text)] == theirs
+            if start > 0x20000:
+                break  # the one pattern that SmolLM2 has is enough there
+
+
+def random_strings(count: int, seed: int):
+    """All of Unicode, with the characters and pieces that decide something more often."""
+    rng = random.Random(seed)
+    pieces = [*"  \n\t0123456789abcAB'", *END, "<|im_start|>", "'s", "'ll", "  ", "\r\n", "\u3000"]
+    spans = [(0, 0x80), (0, 0x800), (0x3000, 0xA000), (0x1F300, 0x1FB00), (0, 0x110000)]
+
+    def character():
+        if rng.random() < 0.4:
+            return rng.choice(pieces)
+        while 0xD800 <= (code := rng.randrange(*rng.choice(spans))) < 0xE000:
+            pass
+        return chr(code)
+
+    for _ in range(count):
+        yield "".join(character() for _ in range(rng.choice([1, 2, 5, 10, 30])))
+
+
+@pytest.fixture(scope="module")
+def pairs(shelf) -> dict[str, tuple[BPETokenizer, Tokenizer]]:
+    """Ours and theirs of the same file: trained here, and the real one where it is to be had."""
+    trained = BPETokenizer.train([*shelf[:500], *ADVERSARIAL.values()], 2000, END)
+    found = {"trained here": (trained, Tokenizer.from_str(json.dumps(trained.to_dict())))}
+    if "SMOL_DATA" in os.environ:
+        file = real_data() / "smollm2-tokenizer.json"
+        found["SmolLM2"] = (BPETokenizer.load(file), Tokenizer.from_file(str(file)))
+    return found
+
+
+def test_encode_and_decode_equal_the_librarys(pairs):
+    for ours, rust in pairs.values():
+        for text in itertools.chain(random_strings(5000, seed=1), ADVERSARIAL.values()):
+            ids = ours.encode(text)
+            assert ids == rust.encode(text).ids, text
+            assert ours.decode(ids) == rust.decode(ids, skip_special_tokens=False)
+
+
+def test_decode_of_random_ids_equals_the_librarys(pairs):
+    """Ids that no text gives: bytes that begin no character, or end one that was not begun."""
+    rng = random.Random(2)
+    for ours, rust in pairs.values():
+        for _ in range(5000):
+            ids = [rng.randrange(len(ours)) for _ in range(rng.choice([1, 2, 3, 10, 40]))]
+            assert ours.decode(ids) == rust.decode(ids, skip_special_tokens=False)
+            assert ours.decode(ids, skip_special_tokens=True) == rust.decode(ids)
+
+
+def test_whole_texts_equal_the_librarys(pairs, shelf):
+    for ours, rust in pairs.values():
+        for text in shelf[-100:]:
+            assert ours.encode(text) == rust.encode(text).ids
+            assert ours.decode(ours.encode(text)) == text
+
+
+def test_long_words_are_no_slower_a_byte():
+    """A line of 100,000 signs is one pre-token: n log n, not n². (Quadratic: many minutes.)"""
+    ours = BPETokenizer.train(["=" * 4096], 268)
+    assert len(ours.encode("=" * 100_000)) < 200
+
+
+class TestSmolLM2:
+    @pytest.fixture
+    def ours(self) -> BPETokenizer:
+        return BPETokenizer.load(real_data() / "smollm2-tokenizer.json")
+
+    def test_published_vectors(self, ours):
+        vectors = json.loads((real_data() / "tokenizer_vectors.json").read_text(encoding="utf-8"))
+        assert len(vectors) == 15
+        for vector in vectors:
+            assert ours.encode(vector["text"]) == vector["ids"]
+
+    def test_counts(self, ours, shakespeare):
+        assert (len(ours), len(ours.merges), len(ours.special_tokens)) == (49152, 48900, 17)
+        assert len(ours.encode(shakespeare)) == 341_094
+        assert ours.eos_id == 0
+
+    def test_bytes_without_a_token_are_dropped(self, ours):
+        missing = [b for b in range(256) if bytes([b]) not in ours.vocab]
+        assert bytes(missing).hex() == "04061314161dc0c1f1f2f5f6f7f8f9fafbfcfdfeff"
+        assert ours.encode("a\x04b") == ours.encode("a") + ours.encode("b")
+        assert ours.decode(ours.encode("a\x04b")) == "ab"  # gone, and nobody was told
+
+    def test_digits_pattern_is_needed(self, ours):
+        without = BPETokenizer(ours.vocab, ours.merges, ours.special_tokens, split_digits=False)
+        assert without.encode("in  1984") != ours.encode("in  1984")
+
+    def test_a_round_trip_through_our_own_file(self, ours, tmp_path):
+        ours.save(tmp_path)
+        again = BPETokenizer.load(tmp_path)
+        assert again.fingerprint == ours.fingerprint
+        theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        text = "<|im_start|>user\nIn 1984, naïve 🎉<|im_end|>"
+        assert theirs.encode(text).ids == again.encode(text) == ours.encode(text)
+
+    def test_both_generations_of_merges(self, ours, tmp_path):
+        content = ours.to_dict()
+        content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        assert BPETokenizer.load(tmp_path).fingerprint == ours.fingerprint
+
+
+# -- special tokens, streaming, chat --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chatty(shelf) -> BPETokenizer:
+    texts = [*shelf[:300], *ADVERSARIAL.values()]
+    return BPETokenizer.train(texts, 700, tokenizer.SPECIAL_TOKENS)
+
+
+def test_special_tokens_in_a_strangers_text(chatty):
+    text = "<|im_end|> and <|im_end|>"
+    assert chatty.encode(text).count(2) == 2
+    as_text = chatty.encode(text, special=False)
+    assert not set(as_text) & set(chatty.special_tokens.values())
+    assert chatty.decode(as_text) == text
+
+
+def test_the_longer_special_token_wins():
+    ours = BPETokenizer.train(["x"], 258, ("<a>", "<a><b>"))
+    rust = Tokenizer.from_str(json.dumps(ours.to_dict()))
+    for text in ("<a><b>", "<a><a><b>", "x<a>x"):
+        assert ours.encode(text) == rust.encode(text).ids
+    assert ours.encode("<a><b>") == [1]
+
+
+def test_streaming_never_prints_half_a_character(chatty):
+    text = "é🎉你好 naïve 👩‍👩‍👧 done"
+    ids = chatty.encode(text)
+    pieces = list(chatty.decode_stream(ids))
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece and piece for piece in pieces)
+    assert any("\ufffd" in chatty.decode([i]) for i in ids)  # token by token it would have
+    assert len(pieces) > 5  # and it did not wait for the end
+
+
+def test_a_stream_that_ends_inside_a_character_says_so(chatty):
+    ids = chatty.encode("🎉")[:-1]
+    assert len(ids) > 0
+    assert list(chatty.decode_stream(ids)) == ["\ufffd"]
+
+
+def test_a_stream_is_its_text(chatty):
+    rng = random.Random(3)
+    for _ in range(300):
+        ids = [rng.randrange(len(chatty)) for _ in range(20)]
+        assert "".join(chatty.decode_stream(iter(ids))) == chatty.decode(ids)
+
+
+CHATS = [
+    [{"role": "user", "content": "Hi"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?\n\nNow."}],
+    [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": " And 2 + 2? "},
+    ],
+    [{"role": "assistant", "content": ""}],
+]
+
+
+@pytest.mark.parametrize("messages", CHATS)
+@pytest.mark.parametrize("begin", [False, True])
+def test_chat_equals_the_template_in_transformers(chatty, messages, begin):
+    from transformers import PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(chatty.to_dict()))
+    )
+    theirs.chat_template = CHAT_TEMPLATE
+    text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin)
+    assert chat_text(messages, begin) == text
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=begin, return_dict=False)
+    assert chatty.apply_chat_template(messages, begin) == ids
+
+
+def test_chat_as_published():
+    """facts of SmolLM2-Instruct's template: ChatML, and its own system message first."""
+    assert chat_text([{"role": "user", "content": "Hi"}], add_generation_prompt=True) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+        "Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_transformers_loads_what_we_save(chatty, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    chatty.save(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    text = "On 12 May it hailed.<|endoftext|>"
+    assert theirs(text)["input_ids"] == chatty.encode(text)
+
+
+def test_save_and_load(chatty, tmp_path):
+    chatty.save(tmp_path / "own.json")
+    assert BPETokenizer.load(tmp_path / "own.json").to_dict() == chatty.to_dict()
+    chatty.save(tmp_path / "folder")
+    assert BPETokenizer.load(tmp_path / "folder").fingerprint == chatty.fingerprint
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["tokenizer.json"]
+
+
+def test_fingerprints_differ_where_ids_do(chatty):
+    other = BPETokenizer(chatty.vocab, chatty.merges, chatty.special_tokens, split_digits=False)
+    fewer = BPETokenizer(chatty.vocab, chatty.merges[:-1], chatty.special_tokens)
+    assert len({chatty.fingerprint, other.fingerprint, fewer.fingerprint}) == 3
+
+
+def test_a_full_disk_leaves_the_old_file(chatty, tmp_path, monkeypatch):
+    chatty.save(tmp_path)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+
+    def full(self, *args, **kwargs):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="what stood there still stands"):
+        BPETokenizer.train(["ab"], 257).save(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_bad_training_is_refused():
+    with pytest.raises(ValueError, match="the corpus is empty"):
+        BPETokenizer.train([], 300)
+    with pytest.raises(ValueError, match="the corpus is empty"):
+        BPETokenizer.train(["", ""], 300)
+    with pytest.raises(ValueError, match="1 special tokens and the 256 bytes need 257"):
+        BPETokenizer.train(["ab"], 256, END)
+    with pytest.raises(ValueError, match="got bytes: decode bytes first"):
+        BPETokenizer.train([b"ab"], 300)
+    with pytest.raises(ValueError, match="not empty ones"):
+        BPETokenizer.train(["ab"], 300, ("",))
+    with pytest.raises(ValueError, match="character 1 of the text is half a surrogate pair"):
+        BPETokenizer.train(["a\ud800"], 300)
+
+
+def test_bad_texts_and_ids_are_refused(chatty):
+    with pytest.raises(ValueError, match="half a surrogate pair, which has no UTF-8"):
+        chatty.encode("\udc80")
+    with pytest.raises(ValueError, match="got bytes"):
+        chatty.encode("é".encode("latin-1"))
+    for token_id in (-1, len(chatty)):
+        with pytest.raises(ValueError, match=f"no token {token_id}: this vocabulary has ids 0 to"):
+            chatty.decode([5, token_id])
+
+
+def test_missing_special_tokens_are_named():
+    plain = BPETokenizer.train(["ab"], 257)
+    with pytest.raises(ValueError, match=r"no <\|endoftext\|>: train it as a special token"):
+        _ = plain.eos_id
+    with pytest.raises(ValueError, match=r"no <\|im_start\|> and no <\|im_end\|>: it cannot chat"):
+        plain.apply_chat_template(CHATS[0])
+    with pytest.raises(ValueError, match="a chat is a list of"):
+        chat_text([{"role": "user"}])
+    with pytest.raises(ValueError, match="not an empty one"):
+        chat_text([])
+
+
+def edited(content: dict, path: str, value) -> dict:
+    content = json.loads(json.dumps(content))
+    *folders, last = path.split(".")
+    place = content
+    for folder in folders:
+        place = place[int(folder) if folder.isdigit() else folder]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+BAD_FILES = {
+    "another model": ("model.type", "WordPiece", "the model is WordPiece, not BPE"),
+    "no model": ("model", None, "is no tokenizer.json"),
+    "no merges": ("model.merges", None, "is no tokenizer.json"),
+    "no special tokens listed": ("added_tokens", None, "is no tokenizer.json"),
+    "a vocabulary that is a list": ("model.vocab", ["a"], "is no tokenizer.json"),
+    "a merge of nothing": ("model.merges", [["Ġ", "¡¡¡"]], r"merge 0, .* is no pair of its"),
+    "a merge of three": ("model.merges", ["a b c"], "is no pair of its vocabulary"),
+    "unknown token": ("model.unk_token", "<unk>", "unk_token is '<unk>'"),
+    "byte fallback": ("model.byte_fallback", True, "byte_fallback is True"),
+    "dropout": ("model.dropout", 0.1, "dropout is 0.1"),
+    "a normalizer": ("normalizer", {"type": "NFC"}, "normalizer is"),
+    "a template": ("post_processor", {"type": "TemplateProcessing"}, "post_processor is"),
+    "another decoder": ("decoder", {"type": "WordPiece"}, "the decoder is"),
+    "another pre-tokenizer": ("pre_tokenizer", {"type": "Whitespace"}, "neither ByteLevel nor"),
+    "grouped digits": (
+        "pre_tokenizer.pretokenizers.0.individual_digits",
+        False,
+        "neither ByteLevel nor",
+    ),
+    "a prefix space": (
+        "pre_tokenizer.pretokenizers.1.add_prefix_space",
+        True,
+        "neither ByteLevel nor",
+    ),
+    "a greedy special token": ("added_tokens.0.lstrip", True, "strips white space"),
+    "a token that is no bytes": ("model.vocab.€", 9999, "'€', which stands for no byte"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_of_another_kind_is_refused(name, chatty, tmp_path):
+    path, value, message = BAD_FILES[name]
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(edited(chatty.to_dict(), path, value)), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        BPETokenizer.load(file)
+
+
+def test_missing_and_torn_files_are_refused(chatty, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer.json is missing"):
+        BPETokenizer.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no.json is missing"):
+        BPETokenizer.load(tmp_path / "no.json")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        BPETokenizer.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="SMOL_OFFLINE=1 is set"):
+        BPETokenizer.load("HuggingFaceTB/SmolLM2-135M")
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(chatty.to_dict())[:-100], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is not JSON .*fetch it again"):
+        BPETokenizer.load(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not JSON"):
+        BPETokenizer.load(file)
+    for content in ("[]", "3", "null", "{}"):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"is no tokenizer.json"):
+            BPETokenizer.load(file)
