@@ -73,6 +73,11 @@ BYTE_TO_CHARACTER = byte_characters()
 CHARACTER_TO_BYTE = {character: b for b, character in enumerate(BYTE_TO_CHARACTER)}
 
 
+def byte_alphabet() -> list[bytes]:
+    """The 256 bytes in the order in which training numbers them: that of their characters."""
+    return [bytes([CHARACTER_TO_BYTE[character]]) for character in sorted(BYTE_TO_CHARACTER)]
+
+
 def learn_merges(
     counts: dict[bytes, int], tokens: list[bytes], vocab_size: int
 ) -> list[tuple[bytes, bytes]]:
@@ -235,10 +240,8 @@ class BPETokenizer:
             counts.update(pattern.findall(text))
         if not counts:
             raise ValueError("there is no text to train on: the corpus is empty")
-        # Bytes in the order of their characters, as Hugging Face sorts its alphabet.
-        alphabet = [bytes([b]) for b in sorted(range(256), key=BYTE_TO_CHARACTER.__getitem__)]
         tokens = [text.encode() for text in special]
-        tokens += [byte for byte in alphabet if byte not in tokens]
+        tokens += [byte for byte in byte_alphabet() if byte not in tokens]
         in_bytes = {word.encode(): n for word, n in counts.items()}
         merges = learn_merges(in_bytes, tokens, vocab_size)
         vocab = {token: i for i, token in enumerate(tokens)}

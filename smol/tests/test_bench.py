@@ -1,0 +1,58 @@
+"""The benchmarks measure what they say, and only where the results are equal."""
+
+import json
+import sys
+
+import pytest
+import regex
+
+from smol import bench
+from smol.bench import naive_merges, side_by_side, spread
+from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
+
+
+def test_contestants_take_turns_and_the_first_round_does_not_count():
+    order = []
+    contestants = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = side_by_side(contestants, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_spread_is_the_median_between_fastest_and_slowest():
+    assert spread([3.0, 1.0, 10.0]) == "3.000 s (1.000–10.000)"
+
+
+@pytest.mark.parametrize("text", ["low lower lowest new newer wide", "aaa aaaa aaaaa", "ab ba ab"])
+def test_the_naive_trainer_learns_what_the_fast_one_does(text):
+    pieces = [piece.encode() for piece in regex.findall(DIGITS_PATTERN, text)]
+    assert naive_merges(pieces, 290) == BPETokenizer.train([text], 290).merges
+
+
+def test_the_tokenizer_benchmark(capsys, monkeypatch, tmp_path):
+    small = lambda: bench.tokenizer(rounds=1, vocab_size=300, naive_count=1)  # noqa: E731
+    monkeypatch.setattr(bench, "BENCHES", {"tokenizer": small})
+    file = tmp_path / "new" / "result.json"
+    monkeypatch.setattr(sys, "argv", ["bench", "tokenizer", "--json", str(file)])
+    assert bench.main() == 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert result["command"] == "python -m smol.bench tokenizer"
+    assert [row["work"] for row in result["tokenizer"]] == ["train"] * 3 + ["encode"] * 3 + [
+        "train, naive"
+    ]
+    assert "times what ours takes for all of them" in capsys.readouterr().out
+
+
+def test_unequal_results_are_not_timed(monkeypatch):
+    """A library trained on other texts stands for a tokenizer that is not ours."""
+    other = bench.library_tokenizer(["another text altogether"], 300)
+    monkeypatch.setattr(bench, "library_tokenizer", lambda texts, vocab_size: other)
+    with pytest.raises(AssertionError, match="our merges are not the library's"):
+        bench.tokenizer(rounds=1, vocab_size=300, naive_count=1)
+
+
+def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "no benchmark quantum: choose from tokenizer, all" in capsys.readouterr().err
