@@ -6,8 +6,10 @@ what it shows: its alt text, and the text/plain output that the tests compare.
 """
 
 import base64
+import html
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -426,3 +428,146 @@ def bug_table(caught: dict[str, dict[str, bool]]):
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
     return fig, f"{len(bugs)} bugs against {len(checks)} checks: {', '.join(checks)}"
+
+
+# -- text, coloured -------------------------------------------------------------------------------
+
+TINTS = ("#cfe3f1", "#fbe8c0", "#c9ebdf", "#f7d5c4", "#f0dfea")
+
+
+def _coloured(rows: list[str], alt: str) -> None:
+    """Displays rows of HTML on white, so that they read the same in a dark notebook."""
+    from IPython.display import display
+
+    page = f"background:white;color:{INK};padding:8px;line-height:1.9;font-size:14px"
+    body = "".join(f"<div>{row}</div>" for row in rows)
+    page = f'<div style="{page}" role="img" aria-label="{html.escape(alt)}">{body}</div>'
+    display({"text/html": page, "text/plain": f"Figure: {alt}"}, raw=True)
+
+
+def _visible(token: bytes) -> str:
+    """A token as it can be shown: white space as signs, bytes that are no character as hex."""
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return token.hex(" ")
+    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
+
+
+def tokens(tokenizer, texts: list[str]) -> None:
+    """Texts cut into tokens, each in a colour; "·" is a space, "e4" a byte of a character."""
+    rows, said = [], []
+    for text in texts:
+        pieces = [_visible(tokenizer.token_bytes(i)) for i in tokenizer.encode(text)]
+        marked = "".join(
+            f'<code style="background:{TINTS[k % len(TINTS)]};color:{INK};padding:2px 1px">'
+            f"{html.escape(piece)}</code>"
+            for k, piece in enumerate(pieces)
+        )
+        rows.append(f'{marked} <span style="color:{SOFT}">&nbsp;{len(pieces)}</span>')
+        said.append(f"{len(pieces)} tokens: {'|'.join(pieces)}")
+    _coloured(rows, "; ".join(said))
+
+
+def surprise(text: str, choices: list) -> None:
+    """A story in which every choice is coloured by how surprising it was, in nats."""
+    nats = {}
+    for choice in choices:  # several may be made at one place: which rule, then which name
+        nats[choice.start] = nats.get(choice.start, 0.0) - math.log(choice.probability)
+    starts = sorted({0, len(text), *nats})
+    rows, marked = [], ""
+    for start, end in pairwise(starts):
+        alpha = min(1.0, nats.get(start, 0.0) / 8)
+        part = html.escape(text[start:end]).replace("\n", "<br>")
+        marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{part}</span>'
+    rows.append(marked)
+    total = sum(nats.values())
+    _coloured(rows, f"where a story's {total:.1f} nats of surprise sit: {len(nats)} places")
+
+
+# -- the tokenizer --------------------------------------------------------------------------------
+
+
+@_styled
+def pipeline(tokenizer, text: str):
+    """One text on its way to ids: the pieces, their bytes, the tokens, the ids, each in a row."""
+    pieces = [piece.encode() for piece in tokenizer.pieces(text)]
+    ids = tokenizer.encode(text)
+    parts = [tokenizer.token_bytes(i) for i in ids]
+    total = len(text.encode())
+    fig, ax = _figure(8.6, 2.9)
+    _blank(ax, (-3.2, total), (-0.6, 3.6))
+    for y, name in enumerate(("ids", "tokens", "bytes", "pieces")):
+        ax.text(-0.5, y, name, ha="right", va="center", fontsize=9, color=SOFT)
+
+    def row(y, items, labels, colors, size):
+        x = 0
+        for k, (item, label) in enumerate(zip(items, labels, strict=True)):
+            _box(
+                ax,
+                x + len(item) / 2,
+                y,
+                len(item) - 0.15,
+                0.62,
+                label,
+                colors[k % len(colors)],
+                size,
+            )
+            x += len(item)
+
+    row(3, pieces, [_visible(piece) for piece in pieces], [SOFT], 10)
+    single = [bytes([b]) for b in text.encode()]
+    row(2, single, [b.hex() for b in single], ["#b8b8b8"], 7.5)
+    row(1, parts, [_visible(part) for part in parts], PALETTE, 10)
+    row(0, parts, [str(i) for i in ids], PALETTE, 9)
+    return fig, (
+        f"{text!r} becomes {len(pieces)} pieces, {total} bytes and {len(ids)} tokens: "
+        f"{'|'.join(_visible(part) for part in parts)}"
+    )
+
+
+@_styled
+def merge_tree(tokenizer, word: str):
+    """How one token was put together: bytes at the bottom, and over each merge its rank."""
+    made = {a + b: (rank, a, b) for rank, (a, b) in reversed([*enumerate(tokenizer.merges)])}
+    token = word.encode()
+    fig, ax = _figure(8.6, 3.4)
+    places = {}
+
+    def draw(token: bytes, start: int) -> tuple[float, float]:
+        """Draws the tree of a token whose first byte stands at `start`; its root's place."""
+        if token not in made:
+            ax.text(start, 0, _visible(token), ha="center", va="center", fontsize=11)
+            return start, 0.0
+        rank, left, right = made[token]
+        places[rank] = token
+        ends = draw(left, start), draw(right, start + len(left))
+        x, y = sum(x for x, _ in ends) / 2, max(y for _, y in ends) + 1
+        for end in ends:
+            ax.plot([end[0], end[0], x], [end[1] + 0.25, y, y], color=SOFT, lw=1.2, zorder=1)
+        label = f"{_visible(token)}\n{rank + 1}"
+        back = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": BLUE}
+        ax.text(x, y, label, ha="center", va="center", fontsize=9, bbox=back, zorder=2)
+        return x, y
+
+    _, height = draw(token, 0)
+    _blank(ax, (-0.7, len(token) - 0.3), (-0.5, height + 0.6))
+    order = ", ".join(f"{_visible(places[rank])} ({rank + 1})" for rank in sorted(places))
+    return fig, f"the merges that make {_visible(token)}, with their ranks: {order}"
+
+
+@_styled
+def compression(lines: dict[str, tuple[list[int], list[float]]]):
+    """Bytes a token against the size of the vocabulary, for several texts."""
+    fig, ax = _figure(7.2, 3.0)
+    for color, (name, (sizes, values)) in zip(PALETTE, lines.items(), strict=False):
+        ax.plot(sizes, values, "o-", ms=4, color=color, label=name)
+    ax.set_xscale("log", base=2)
+    sizes = max((x for x, _ in lines.values()), key=len)
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8.5)
+    ax.minorticks_off()
+    ax.set(xlabel="size of the vocabulary", ylabel="bytes a token", ylim=(0.8, None))
+    ax.grid(axis="y")
+    ax.legend()
+    last = ", ".join(f"{name} {values[-1]:.1f}" for name, (_, values) in lines.items())
+    return fig, f"bytes a token grow with the vocabulary and level off; at the largest: {last}"

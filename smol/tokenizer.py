@@ -148,6 +148,41 @@ def merge_pair(
     return merged, changes
 
 
+def apply_merges(symbols: list[int], ranks: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
+    """The ids that one pre-token's bytes become: the pair of the lowest rank is merged first, of
+    equal ones the leftmost, until there is none. `ranks` is pair -> (rank, id of the two merged).
+
+    A heap of candidates over a linked list: n log n, so that a line of ten thousand "=" (one
+    pre-token) takes no minute. An entry that a neighbour's merge has outdated is skipped.
+    """
+    symbols, queue = list(symbols), []
+    before, after = list(range(-1, len(symbols) - 1)), [*range(1, len(symbols)), -1]
+
+    def queue_pair(at: int):
+        if at >= 0 and after[at] >= 0:
+            found = ranks.get((symbols[at], symbols[after[at]]))
+            if found:
+                heapq.heappush(queue, (found[0], at, found[1]))
+
+    for at in range(len(symbols)):
+        queue_pair(at)
+    while queue:
+        _, at, new = heapq.heappop(queue)
+        right = after[at]
+        if symbols[at] is None or right < 0:
+            continue
+        found = ranks.get((symbols[at], symbols[right]))
+        if not found or found[1] != new:
+            continue
+        symbols[at], symbols[right] = new, None  # None: swallowed by its left neighbour
+        after[at] = after[right]
+        if after[at] >= 0:
+            before[after[at]] = at
+        queue_pair(before[at])
+        queue_pair(at)
+    return [i for i in symbols if i is not None]
+
+
 def chat_text(messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
     """A conversation as SmolLM2-Instruct was taught to read it (ChatML).
 
@@ -260,49 +295,19 @@ class BPETokenizer:
             if k % 2:  # split() puts what it split at between the rest
                 ids.append(self.special_tokens[part])
                 continue
-            for word in self._pattern.findall(part):
+            for word in self.pieces(part):
                 known = self._cache.get(word)
                 if known is None:
                     if len(self._cache) >= 100_000:  # a few tens of MB
                         self._cache.clear()
-                    known = self._cache[word] = self._encode_word(word.encode())
+                    symbols = [i for b in word.encode() if (i := self._byte_ids[b]) is not None]
+                    known = self._cache[word] = apply_merges(symbols, self._ranks)
                 ids += known
         return ids
 
-    def _encode_word(self, word: bytes) -> list[int]:
-        """Merges the pair of the lowest rank, the leftmost first, until there is none.
-
-        A heap of candidates over a linked list: n log n, so that a line of ten thousand "=" (one
-        pre-token) takes no minute. An entry that a neighbour's merge outdated is skipped.
-        """
-        symbols = [i for b in word if (i := self._byte_ids[b]) is not None]
-        before = list(range(-1, len(symbols) - 1))
-        after = [*range(1, len(symbols)), -1]
-
-        def candidate(at: int):
-            if at >= 0 and after[at] >= 0 and symbols[at] >= 0:
-                found = self._ranks.get((symbols[at], symbols[after[at]]))
-                if found:
-                    heapq.heappush(queue, (found[0], at, found[1]))
-
-        queue = []
-        for at in range(len(symbols) - 1):
-            candidate(at)
-        while queue:
-            _, at, new = heapq.heappop(queue)
-            right = after[at]
-            if symbols[at] < 0 or right < 0:
-                continue
-            found = self._ranks.get((symbols[at], symbols[right]))
-            if not found or found[1] != new:
-                continue
-            symbols[at], symbols[right] = new, -1  # -1: swallowed by its left neighbour
-            after[at] = after[right]
-            if after[at] >= 0:
-                before[after[at]] = at
-            candidate(before[at])
-            candidate(at)
-        return [i for i in symbols if i >= 0]
+    def pieces(self, text: str) -> list[str]:
+        """The pre-tokens of a text: no token reaches over the border of one."""
+        return self._pattern.findall(text)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token. They need not be whole characters."""
@@ -430,6 +435,10 @@ class BPETokenizer:
         for key in NOT_HERE:
             if value := content.get(key) or model.get(key):
                 raise ValueError(f"{key} is {value!r}: this class knows only tokenizers without")
+        after = content.get("post_processor") or {"type": "ByteLevel"}  # which moves offsets only
+        adds = after.get("special_tokens") if after["type"] == "TemplateProcessing" else after
+        if after["type"] != "ByteLevel" and adds != {}:  # transformers saves a template of nothing
+            raise ValueError(f"post_processor is {after!r}: this class adds no tokens")
         if (content.get("decoder") or {}).get("type") != "ByteLevel":
             raise ValueError(f"the decoder is {content.get('decoder')!r}, not ByteLevel")
         special = {}
@@ -454,7 +463,6 @@ class BPETokenizer:
 # What other tokenizers have, and what would change the ids: not here, and not overlooked.
 NOT_HERE = (
     "normalizer",
-    "post_processor",
     "truncation",
     "padding",
     "dropout",

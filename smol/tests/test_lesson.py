@@ -1,7 +1,10 @@
 """same_code sees every difference that matters; every exercise rejects a wrong answer."""
 
+import codecs
 import linecache
+import math
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smol import SmolLM2Config, lesson, plots
+from smol import BPETokenizer, SmolLM2Config, lesson, plots, stories
 from smol.model import SmolLM2
 from smol.mutants import MUTANTS
 
@@ -128,6 +131,33 @@ def cache_bytes(config, tokens, size, heads="num_key_value_heads"):
 
 
 # check, a right answer, wrong answers: each the likely mistake
+def count_pairs(words, numbers, overlap=True):
+    counts = {}
+    for word, n in zip(words, numbers, strict=True):
+        for pair in pairwise(word) if overlap else set(pairwise(word)):
+            counts[pair] = counts.get(pair, 0) + n
+    return counts
+
+
+def encode_word(symbols, ranks, first=min):
+    while pairs := [p for p in pairwise(symbols) if p in ranks]:
+        best = first(pairs, key=lambda pair: ranks[pair][0])
+        at = list(pairwise(symbols)).index(best)
+        symbols = [*symbols[:at], ranks[best][1], *symbols[at + 2 :]]
+    return symbols
+
+
+def whole_characters(chunks):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return [decoder.decode(chunk) for chunk in chunks]
+
+
+def safe_turn(tokenizer, text, special=False):
+    start, end = tokenizer.special_tokens["<|im_start|>"], tokenizer.special_tokens["<|im_end|>"]
+    content = tokenizer.encode(f"user\n{text}", special=special)
+    return [start, *content, end, *tokenizer.encode("\n")]
+
+
 EXERCISES = {
     "count": (lesson.check_count, count, [lambda c: count(c, tied=0), lambda c: 134_515_008]),
     "cache_bytes": (
@@ -172,6 +202,45 @@ EXERCISES = {
         [lambda w, h: w, lambda w, h: interleave(w, 1)],
     ),
     "cross_entropy": (lesson.check_cross_entropy, loss, [lambda z, i: loss(z, i, 0), exp_loss]),
+    "count_pairs": (
+        lesson.check_count_pairs,
+        count_pairs,
+        [
+            lambda words, numbers: count_pairs(words, numbers, overlap=False),
+            lambda words, numbers: count_pairs(words, [1] * len(words)),
+            lambda words, numbers: [],
+        ],
+    ),
+    "encode_word": (
+        lesson.check_encode_word,
+        encode_word,
+        [lambda s, r: encode_word(s, r, max), lambda s, r: encode_word(s, r, lambda p, key: p[0])],
+    ),
+    "whole_characters": (
+        lesson.check_whole_characters,
+        whole_characters,
+        [
+            lambda chunks: [chunk.decode(errors="replace") for chunk in chunks],
+            lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks],
+            lambda chunks: ["", *whole_characters(chunks)],
+        ],
+    ),
+    "bits_per_byte": (
+        lesson.check_bits_per_byte,
+        lambda loss, tokens, size: loss * tokens / size / math.log(2),
+        [
+            lambda loss, tokens, size: loss * tokens / size,
+            lambda loss, tokens, size: loss / size / math.log(2),
+        ],
+    ),
+    "safe_turn": (
+        lesson.check_safe_turn,
+        safe_turn,
+        [
+            lambda t, text: safe_turn(t, text, special=True),
+            lambda t, text: t.encode(f"<|im_start|>user\n{text}<|im_end|>\n", special=False),
+        ],
+    ),
     "is_causal": (
         lesson.check_is_causal,
         unmoved,
@@ -236,6 +305,19 @@ def test_show_displays_the_source(capsys, monkeypatch):
     assert "def forward(self, input_ids" in shown[0].data
 
 
+def test_coloured_texts_say_what_they_show(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **kwargs: shown.append(data))
+    trained = BPETokenizer.train(["aa aa"], 258)
+    plots.tokens(trained, ["aa aa", "<é>\n"])
+    alt = "2 tokens: aa|·aa; 5 tokens: <|c3|a9|>|↵"
+    assert shown[0]["text/plain"] == f"Figure: {alt}"
+    assert "&lt;" in shown[0]["text/html"] and "<é>" not in shown[0]["text/html"]
+    story = stories.write(1, seed=0)[0]
+    plots.surprise(story, stories.read(story))
+    assert f"{-stories.log_prob(story):.1f} nats" in shown[1]["text/plain"]
+
+
 def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a[0], k)))
@@ -253,7 +335,11 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
     plots.divergence({"a": [0.0, 1.0]})
     plots.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
-    assert len(shown) == 13
+    trained = BPETokenizer.train(["marmalade marmalade"], 270)
+    plots.pipeline(trained, "one marmalade")
+    plots.merge_tree(trained, " marmalade")
+    plots.compression({"a": ([256, 512], [1.0, 2.0])})
+    assert len(shown) == 16
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

@@ -192,10 +192,10 @@ def test_planted_training_bugs_are_caught(bug):
 ENCODING_BUGS = {
     "the leftmost pair first": ("(found[0], at, found[1])", "(0, at, found[1])"),
     "an outdated entry merged": ("if not found or found[1] != new:", "if False:"),
-    "no look to the left": ("            candidate(before[at])\n", ""),
+    "no look to the left": ("        queue_pair(before[at])\n", ""),
     "the left neighbour lost": (
-        "                before[after[at]] = at\n",
-        "                pass\n",
+        "            before[after[at]] = at\n",
+        "            pass\n",
     ),
     "no digits step": (
         "self._pattern = regex.compile(DIGITS_PATTERN",
@@ -460,13 +460,16 @@ def test_chat_as_published():
 # -- files ----------------------------------------------------------------------------------------
 
 
-def test_transformers_loads_what_we_save(chatty, tmp_path):
-    from transformers import PreTrainedTokenizerFast
+def test_transformers_loads_what_we_save_and_we_what_it_saves(chatty, tmp_path):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     chatty.save(tmp_path)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    text = "On 12 May it hailed.<|endoftext|>"
+    text = "On  12 May it hailed.<|endoftext|>"
     assert theirs(text)["input_ids"] == chatty.encode(text)
+    theirs.save_pretrained(tmp_path / "again")  # with a post-processor that does nothing
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").encode(text) == chatty.encode(text)
+    assert BPETokenizer.load(tmp_path / "again").fingerprint == chatty.fingerprint
 
 
 def test_save_and_load(chatty, tmp_path):
@@ -560,7 +563,12 @@ BAD_FILES = {
     "byte fallback": ("model.byte_fallback", True, "byte_fallback is True"),
     "dropout": ("model.dropout", 0.1, "dropout is 0.1"),
     "a normalizer": ("normalizer", {"type": "NFC"}, "normalizer is"),
-    "a template": ("post_processor", {"type": "TemplateProcessing"}, "post_processor is"),
+    "a template": (
+        "post_processor",
+        {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [0]}}},
+        "post_processor is .*: this class adds no tokens",
+    ),
+    "another post-processor": ("post_processor", {"type": "BertProcessing"}, "adds no tokens"),
     "another decoder": ("decoder", {"type": "WordPiece"}, "the decoder is"),
     "another pre-tokenizer": ("pre_tokenizer", {"type": "Whitespace"}, "neither ByteLevel nor"),
     "grouped digits": (
