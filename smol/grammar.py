@@ -59,9 +59,13 @@ class Alternative(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What was chosen at a character of the text, and how probable that was."""
+    """What was chosen, how probably, and where the text shows it.
+
+    From `start` to `end` stands what was drawn, or the first word of an alternative.
+    """
 
     start: int
+    end: int
     made: str
     probability: float
 
@@ -151,13 +155,15 @@ class Grammar:
                     for item in free:
                         if text.startswith(item[part.form], at):
                             what = f"{part.var or part.pool} = {item[part.form]}"
-                            choice = Choice(at, what, 1 / len(free))
+                            choice = Choice(at, at + len(item[part.form]), what, 1 / len(free))
                             now = {**drawn, part.var: item} if part.var else drawn
                             paths.append((at + len(item[part.form]), rest, now, (choice, made)))
                     break
                 else:
+                    space = text.find(" ", at)
+                    end = space if space >= 0 else len(text)
                     for number, (probability, parts) in enumerate(self.rules[part.name], 1):
-                        choice = Choice(at, f"{part.name} {number}", probability)
+                        choice = Choice(at, end, f"{part.name} {number}", probability)
                         paths.append((at, _stack(parts, rest), drawn, (choice, made)))
                     break
             else:

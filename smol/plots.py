@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import math
-from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -470,19 +469,22 @@ def tokens(tokenizer, texts: list[str]) -> None:
 
 
 def surprise(text: str, choices: list) -> None:
-    """A story in which every choice is coloured by how surprising it was, in nats."""
-    nats = {}
-    for choice in choices:  # several may be made at one place: which rule, then which name
-        nats[choice.start] = nats.get(choice.start, 0.0) - math.log(choice.probability)
-    starts = sorted({0, len(text), *nats})
-    rows, marked = [], ""
-    for start, end in pairwise(starts):
-        alpha = min(1.0, nats.get(start, 0.0) / 8)
-        part = html.escape(text[start:end]).replace("\n", "<br>")
-        marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{part}</span>'
-    rows.append(marked)
-    total = sum(nats.values())
-    _coloured(rows, f"where a story's {total:.1f} nats of surprise sit: {len(nats)} places")
+    """A story in which what was chosen is coloured by how surprising it was, in nats."""
+    spans = {}  # several may be made at one place: which rule, then which name
+    for choice in choices:
+        end, nats = spans.get(choice.start, (0, 0.0))
+        spans[choice.start] = max(end, choice.end), nats - math.log(choice.probability)
+    marked, at = "", 0
+    for start, (end, nats) in sorted(spans.items()):
+        if start >= at:  # else it stands within the last one's first word
+            marked += html.escape(text[at:start])
+            alpha = min(1.0, nats / 6)
+            part = html.escape(text[start:end])
+            marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{part}</span>'
+            at = end
+    marked = (marked + html.escape(text[at:])).replace("\n", "<br>")
+    total = sum(nats for _, nats in spans.values())
+    _coloured([marked], f"where a story's {total:.1f} nats of surprise sit: {len(spans)} places")
 
 
 # -- the tokenizer --------------------------------------------------------------------------------

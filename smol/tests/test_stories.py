@@ -155,7 +155,7 @@ def test_choices_stand_where_the_text_shows_them():
     assert choices[0].start == 0
     assert [c.start for c in choices] == sorted(c.start for c in choices)
     hero = next(c for c in choices if c.made.startswith("hero = "))
-    assert story[hero.start :].startswith(hero.made.removeprefix("hero = "))
+    assert story[hero.start : hero.end] == hero.made.removeprefix("hero = ")
 
 
 def test_a_text_that_is_no_story_is_refused():
