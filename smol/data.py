@@ -99,9 +99,11 @@ def load_corpus(name: str | Path) -> Corpus:
         raise ValueError(f"{name} holds no text: name a file or folder with some")
     whole = documents if len(documents) > 1 else documents[0]
     cut = len(whole) * 9 // 10
-    if cut == 0:
-        raise ValueError(f"{name} is too small to split: one character is all there is, add more")
     parts = (whole[:cut], whole[cut:])
+    if len(documents) == 1 and not all(part.strip() for part in parts):
+        raise ValueError(
+            f"{name} is too small to split: nine tenths, or one, have no text in them"
+        )
     return Corpus(str(name), *(parts if len(documents) > 1 else ([part] for part in parts)))
 
 
@@ -154,9 +156,11 @@ def encode(documents: Iterable[str], tokenizer) -> np.ndarray:
     """
     from tqdm import tqdm
 
+    documents = [documents] if isinstance(documents, str) else documents
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     bar = tqdm(documents, desc="tokenise", unit=" documents", delay=1)
-    return np.concatenate([np.array(_ids(text, tokenizer), dtype) for text in bar])
+    arrays = [np.array(_ids(text, tokenizer), dtype) for text in bar]
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def tokenise(corpus: Corpus, tokenizer, directory: str | Path = CACHE) -> Tokens:
@@ -409,9 +413,9 @@ def _files(name: str | Path) -> list[Path]:
 
 
 def _read_text(file: Path) -> str:
-    """As it stands in the file: reading in text mode would change its line ends."""
+    """As it stands in the file (text mode would change its line ends), less a byte-order mark."""
     try:
-        return file.read_bytes().decode("utf-8")
+        return file.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 at byte {error.start}: convert it first") from error
 

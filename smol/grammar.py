@@ -12,7 +12,8 @@ The notation:
     {hero} {hero.his} {Hero.His}    what was drawn, again, in any of its forms, or with a capital
 
 A pool has an item for each comma of its first column; the further columns are its other forms,
-named in the first line. "one" (with a or an) and "Title" (Each Word) come by themselves.
+named in the first line. "one" (with a or an) and "Title" (Each Word) come by themselves. A rule
+must not lead back to itself.
 """
 
 import math
@@ -78,11 +79,21 @@ class Grammar:
         self.pool_of: dict[str, str] = {}
         self.rules: dict[str, list[Alternative]] = {}
         for name, alternatives in _read_rules(rules).items():
+            if not alternatives or any(weight < 1 for weight, _ in alternatives):
+                raise ValueError(f"{name} needs alternatives, each of weight 1 or more")
             total = sum(weight for weight, _ in alternatives)
             self.rules[name] = [
                 Alternative(weight / total, self._parts(text)) for weight, text in alternatives
             ]
         self.start = (Rule(next(iter(self.rules))),)
+        for part in self._all_parts():
+            if isinstance(part, Rule) and part.name not in self.rules:
+                raise ValueError(f"there is no rule {part.name}")
+            if isinstance(part, Draw) and part.pool not in self.pools:
+                raise ValueError(f"there is no pool {part.pool}")
+
+    def _all_parts(self) -> set[Part]:
+        return {p for rule in self.rules.values() for a in rule for p in a.parts}
 
     def _parts(self, text: str) -> tuple[Part, ...]:
         parts = []
@@ -198,7 +209,9 @@ class Grammar:
                                 raise ValueError(f"{rule}: {part.var} is drawn twice")
                             taken = sum(self.pool_of[var] == part.pool for var in have)
                             taken = taken if part.var else 0
-                            nats += p * math.log(len(self.pools[part.pool]) - taken)
+                            if (free := len(self.pools[part.pool]) - taken) < 1:
+                                raise ValueError(f"{rule}: {part.pool} has nothing left to draw")
+                            nats += p * math.log(free)
                             have = have | {part.var} if part.var else have
                         elif isinstance(part, Mention) and part.var not in have:
                             raise ValueError(f"{rule}: {part.var} is mentioned but not drawn")
@@ -207,7 +220,10 @@ class Grammar:
                 after.update(states)
             return nats, after
 
-        return inside(self.start[0].name, frozenset())[0]
+        try:
+            return inside(self.start[0].name, frozenset())[0]
+        except RecursionError:
+            raise ValueError("a rule leads back to itself: its texts have no end") from None
 
     def prove(self) -> None:
         """Raises ValueError unless every text can be written in one way only.
@@ -223,7 +239,7 @@ class Grammar:
                     clash = self._common(one.parts, other.parts)
                     if clash is not None:
                         raise ValueError(f"{name} has two alternatives for {clash!r}")
-        for part in {p for rule in self.rules.values() for a in rule for p in a.parts}:
+        for part in self._all_parts():
             if isinstance(part, Draw):
                 forms = [item[part.form] for item in self.pools[part.pool]]
                 if clash := _prefix(forms):
@@ -233,8 +249,10 @@ class Grammar:
         """A text that both can write and that ends at least one of them; None if there is none.
 
         Both are read in step. A mention may be any item of its pool, which only makes the proof
-        stricter; but two variables of one pool are never the same item.
+        stricter. Except for what was drawn before the choice: there a variable is the same item
+        on both sides, and two variables of one pool are never the same one.
         """
+        within = self._drawn_in(one) | self._drawn_in(other)
         seen, pairs = set(), [(_stack(one), _stack(other), "")]
         while pairs:
             a, b, text = pairs.pop()
@@ -243,7 +261,8 @@ class Grammar:
             seen.add((a, b))
             if not a or not b:
                 return text
-            if isinstance(a[0], Mention) and isinstance(b[0], Mention):
+            mentions = isinstance(a[0], Mention) and isinstance(b[0], Mention)
+            if mentions and not {a[0].var, b[0].var} & within:
                 same_form = a[0][1:] == b[0][1:]
                 if same_form and a[0].var == b[0].var:
                     pairs.append((a[1], b[1], f"{text}<{a[0].var}>"))
@@ -262,6 +281,12 @@ class Grammar:
                     rest = [(s[0][n:], s[1]) if s[0][n:] else s[1] for s in (a, b)]
                     pairs.append((*rest, text + a[0][:n]))
         return None
+
+    def _drawn_in(self, parts: tuple[Part, ...]) -> set[str]:
+        """The variables that these parts may draw."""
+        found = {part.var for part in parts if isinstance(part, Draw)}
+        rules = [self.rules[part.name] for part in parts if isinstance(part, Rule)]
+        return found.union(*(self._drawn_in(a.parts) for rule in rules for a in rule))
 
     def _starts(self, part: Part, rest) -> list:
         if isinstance(part, Rule):

@@ -108,7 +108,7 @@ def learn_merges(
             break
         left, right = (tokens[i] for i in pair)
         new = ids.setdefault(left + right, len(tokens))
-        if new == len(tokens):  # a special token may have been spelled like this already
+        if new == len(tokens):  # else `tokens` had it from the start
             tokens.append(left + right)
         merges.append((left, right))
         born = defaultdict(set)
@@ -189,8 +189,9 @@ def chat_text(messages: list[dict[str, str]], add_generation_prompt: bool = Fals
     `messages` are {"role": "system" | "user" | "assistant", "content": text}; without a system
     message the model's own comes first. With add_generation_prompt the answer is begun.
     """
-    if not messages or any(not {"role", "content"} <= message.keys() for message in messages):
-        raise ValueError("a chat is a list of {'role': …, 'content': …}, and not an empty one")
+    texts = [m.get(k) if isinstance(m, dict) else m for m in messages for k in ("role", "content")]
+    if not messages or not all(isinstance(m, dict) for m in messages) or None in texts:
+        raise ValueError("a chat is a list of {'role': text, 'content': text}, and not empty")
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
     turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
@@ -208,7 +209,7 @@ CHAT_TEMPLATE = (
 
 
 class BPETokenizer:
-    """A byte-level BPE tokenizer: `vocab` (bytes -> id), `merges` and `special_tokens`.
+    """A byte-level BPE tokenizer: `vocab` (bytes -> id), `merges`, `special_tokens` (text -> id).
 
     `merges` are pairs of bytes, the earliest learned first. A byte without a token is dropped in
     encoding, silently, as Hugging Face does (SmolLM2's vocabulary lacks 21 of the 256).
@@ -221,7 +222,12 @@ class BPETokenizer:
         special_tokens: dict[str, int] | None = None,
         split_digits: bool = True,
     ):
+        if not vocab:
+            raise ValueError("the vocabulary is empty: a tokenizer needs tokens")
         self.vocab, self.merges = dict(vocab), list(merges)
+        for rank, pair in enumerate(self.merges):
+            if len(pair) != 2 or not {*pair, b"".join(pair)} <= self.vocab.keys():
+                raise ValueError(f"merge {rank}, {pair}, is no pair of the vocabulary")
         self.special_tokens = dict(special_tokens or {})
         self.split_digits = split_digits
         self._pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
@@ -258,9 +264,12 @@ class BPETokenizer:
         spelled out in the texts are text like any other. Raises ValueError for no text at all,
         and for a vocab_size that cannot hold special tokens and bytes.
         """
+        pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
+        special_tokens = [special_tokens] if isinstance(special_tokens, str) else special_tokens
         special = list(dict.fromkeys(special_tokens))
-        if not all(special) or not all(isinstance(text, str) for text in special):
-            raise ValueError(f"special tokens must be texts, and not empty ones: {special}")
+        for text in special:  # what is one piece, training might learn as well
+            if not regex.fullmatch("[!-~]+", text) or len(pattern.findall(text)) < 2:
+                raise ValueError(f"special token {text!r} could be text: name it like <|this|>")
         if vocab_size < len(special) + 256:
             raise ValueError(
                 f"vocab_size {vocab_size} is too small: {len(special)} special tokens and the "
@@ -268,7 +277,6 @@ class BPETokenizer:
             )
         if isinstance(texts, str):
             texts = [texts]  # a string is not meant as an iterable of letters
-        pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
         counts = Counter()
         for text in texts:
             _check_text(text)
@@ -276,10 +284,10 @@ class BPETokenizer:
         if not counts:
             raise ValueError("there is no text to train on: the corpus is empty")
         tokens = [text.encode() for text in special]
-        tokens += [byte for byte in byte_alphabet() if byte not in tokens]
+        tokens += byte_alphabet()
         in_bytes = {word.encode(): n for word, n in counts.items()}
         merges = learn_merges(in_bytes, tokens, vocab_size)
-        vocab = {token: i for i, token in enumerate(tokens)}
+        vocab = {token: i for i, token in enumerate(tokens) if i >= len(special)}
         return cls(vocab, merges, {text: i for i, text in enumerate(special)}, split_digits)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -361,8 +369,8 @@ class BPETokenizer:
 
     def to_dict(self) -> dict:
         """The content of a tokenizer.json, with merges as pairs (tokenizers 0.20 and later)."""
-        by_id = sorted(self.vocab.items(), key=lambda item: item[1])
         special_ids = {i: text for text, i in self.special_tokens.items()}
+        names = {**special_ids, **{i: _to_text(token) for token, i in self.vocab.items()}}
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         byte_level = {**BYTE_LEVEL, "trim_offsets": True}
         return {
@@ -388,7 +396,7 @@ class BPETokenizer:
                 "fuse_unk": False,
                 "byte_fallback": False,
                 "ignore_merges": False,
-                "vocab": {special_ids.get(i) or _to_text(token): i for token, i in by_id},
+                "vocab": {names[i]: i for i in sorted(names)},
                 "merges": [[_to_text(left), _to_text(right)] for left, right in self.merges],
             },
         }
@@ -409,15 +417,15 @@ class BPETokenizer:
         file that is damaged or describes another kind of tokenizer than this class is.
         """
         path = Path(path_or_repo_id).expanduser()
-        if path.is_dir() or path.suffix == ".json":
+        if path.exists() or path.suffix == ".json":
             file = _json_file(path)
         else:
             file = fetch(path_or_repo_id, ("tokenizer.json",)) / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: name a tokenizer.json or its folder")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not JSON ({error}): fetch it again") from error
         try:
             return cls.from_dict(content)
@@ -430,7 +438,7 @@ class BPETokenizer:
     def from_dict(cls, content: dict) -> "BPETokenizer":
         """The tokenizer that the content of a tokenizer.json describes (see `load`)."""
         model = content["model"]
-        if model["type"] != "BPE":
+        if model.get("type", "BPE") != "BPE":
             raise ValueError(f"the model is {model['type']}, not BPE")
         for key in NOT_HERE:
             if value := content.get(key) or model.get(key):
@@ -446,17 +454,15 @@ class BPETokenizer:
             if any(added.get(key) for key in ("single_word", "lstrip", "rstrip")):
                 raise ValueError(f"{added['content']!r} strips white space or wants whole words")
             special[added["content"]] = added["id"]
-        vocab = {
-            text.encode() if text in special else _to_bytes(text): i
-            for text, i in model["vocab"].items()
-        }
-        merges = []
-        for merge in model["merges"]:  # "Ġ t" until tokenizers 0.19, ["Ġ", "t"] since
-            pair = merge.split(" ") if isinstance(merge, str) else merge
-            pair = tuple(_to_bytes(text) for text in pair)
-            if len(pair) != 2 or not {*pair, b"".join(pair)} <= vocab.keys():
-                raise ValueError(f"merge {len(merges)}, {merge!r}, is no pair of its vocabulary")
-            merges.append(pair)
+        ids = [*{**model["vocab"], **special}.values()]
+        if "" in special or any(model["vocab"].get(t, i) != i for t, i in special.items()):
+            raise ValueError("an added token is empty, or has another id in the vocabulary")
+        if any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) < len(ids):
+            raise ValueError("ids must be whole numbers from 0 on, each of one token only")
+        vocab = {_to_bytes(text): i for text, i in model["vocab"].items() if text not in special}
+        # A merge is "Ġ t" until tokenizers 0.19, ["Ġ", "t"] since.
+        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        merges = [tuple(_to_bytes(text) for text in pair) for pair in pairs]
         return cls(vocab, merges, special, _split_digits(content["pre_tokenizer"]))
 
 
@@ -480,6 +486,7 @@ def _split_digits(pre_tokenizer: dict) -> bool:
     """Whether a digits step stands before the byte-level one; ValueError for other steps."""
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]
+    steps = [{"use_regex": True, **s} if s["type"] == "ByteLevel" else s for s in steps]
     if steps not in ([BYTE_LEVEL], [DIGITS, BYTE_LEVEL]):
         raise ValueError(
             "the pre_tokenizer is neither ByteLevel nor Digits before ByteLevel (with single "
@@ -501,7 +508,7 @@ def _to_text(token: bytes) -> str:
 
 def _json_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    return path if path.suffix == ".json" else path / "tokenizer.json"
+    return path if path.suffix == ".json" or path.is_file() else path / "tokenizer.json"
 
 
 def _check_text(text: str) -> None:

@@ -148,8 +148,23 @@ def encode_word(symbols, ranks, first=min):
 
 
 def whole_characters(chunks):
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return [decoder.decode(chunk) for chunk in chunks]
+
+
+def loses_what_is_invalid(chunks):
+    printed, waiting = [], b""
+    for chunk in chunks:
+        waiting += chunk
+        printed.append(waiting.decode(errors="ignore"))
+        waiting = waiting[len(printed[-1].encode()) :]
+    return printed
+
+
+def in_parts(tokenizer, text):
+    start, end = tokenizer.special_tokens["<|im_start|>"], tokenizer.special_tokens["<|im_end|>"]
+    parts = [tokenizer.encode(part, special=False) for part in ("user\n", text)]
+    return [start, *parts[0], *parts[1], end, *tokenizer.encode("\n")]
 
 
 def safe_turn(tokenizer, text, special=False):
@@ -223,6 +238,7 @@ EXERCISES = {
             lambda chunks: [chunk.decode(errors="replace") for chunk in chunks],
             lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks],
             lambda chunks: ["", *whole_characters(chunks)],
+            loses_what_is_invalid,
         ],
     ),
     "bits_per_byte": (
@@ -238,6 +254,7 @@ EXERCISES = {
         safe_turn,
         [
             lambda t, text: safe_turn(t, text, special=True),
+            in_parts,
             lambda t, text: t.encode(f"<|im_start|>user\n{text}<|im_end|>\n", special=False),
         ],
     ),

@@ -87,6 +87,11 @@ AMBIGUOUS = {
         "s\n| <a:p> <b:p> <x>!\nx\n| {a.form}\n| {b.form}",
         {"p": "text | form\nAda | she\nBo | she"},
     ),
+    "two names for one thing": ("s\n| <a:p> {a}!\n| <b:p> {b}!", {"p": "text\nAda, Bo, Cy"}),
+    "one name for two things": (
+        "s\n| <a:p.f> {a.h}cd\n| <a:p.g> {a.h}d",
+        {"p": "text | f | g | h\nX | foo | bar | ab\nY | baz | foo | abc"},
+    ),
     "nothing, or something": ("s\n| a<x>.\nx\n|\n| b", {}),
 }
 
@@ -115,6 +120,22 @@ def test_what_looks_ambiguous_but_is_not_is_accepted():
 def test_a_draw_that_is_missing_or_made_twice_is_refused(rules, message):
     with pytest.raises(ValueError, match=message):
         Grammar(rules, {"p": "text\nAda, Bo"}).entropy()
+
+
+def test_faulty_grammars_are_named():
+    pool = {"p": "text\nAda, Bo"}
+    for rules, message in (
+        ("s\n| <x>", "there is no rule x"),
+        ("s\n| <a:q>", "there is no pool q"),
+        ("s\n|0 a", "s needs alternatives, each of weight 1 or more"),
+        ("s\n| <x>\nx", "x needs alternatives"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Grammar(rules, pool)
+    with pytest.raises(ValueError, match="a rule leads back to itself"):
+        Grammar("s\n| a\n| b <s>", pool).entropy()
+    with pytest.raises(ValueError, match="p has nothing left to draw"):
+        Grammar("s\n| <a:p> <b:p> <c:p>", pool).entropy()
 
 
 def test_a_variable_belongs_to_one_pool():
