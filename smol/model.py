@@ -217,11 +217,12 @@ class SmolLM2(nn.Module):
             if "norm" not in name:
                 nn.init.normal_(weight, std=config.initializer_range)
 
-    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, cache: KVCache | None = None, head=True) -> Tensor:
         """`input_ids` (B, T) int64 -> logits (B, T, V) in the model's dtype.
 
-        With a cache the ids go on where it ends, and its `length` moves on by T. Raises
-        ValueError where the ids do not fit: see `start_of`.
+        With a cache the ids go on where it ends, and its `length` moves on by T. With head=False
+        it gives what the head would read, (B, T, D): training cannot hold all the logits at once.
+        Raises ValueError where the ids do not fit: see `start_of`.
         """
         start = start_of(self, input_ids, cache)
         T, device = input_ids.size(1), input_ids.device
@@ -234,7 +235,7 @@ class SmolLM2(nn.Module):
             x = layer(x, cos, sin, mask, cache)
         if cache is not None:
             cache.length += T
-        return self.lm_head(self.norm(x))  # (B, T, V)
+        return self.lm_head(self.norm(x)) if head else self.norm(x)  # (B, T, V or D)
 
     def tie_weights(self) -> None:
         """Makes the head and the embedding one parameter, where the config says so."""

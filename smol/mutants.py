@@ -229,7 +229,7 @@ _ALL = [
         (
             ("        if cache is not None:\n            cache.length += T\n", ""),
             (
-                "return self.lm_head(self.norm(x))",
+                "return self.lm_head(self.norm(x)) if head else self.norm(x)",
                 "heads = self.norm(x).view(*input_ids.shape, -1, self.config.head_dim)\n"
                 "        return self.lm_head(apply_rope(heads.transpose(1, 2), cos, sin)"
                 ".transpose(1, 2).flatten(2))",
@@ -447,7 +447,7 @@ _ALL = [
         "softmax_in_the_model",
         "logits",
         "probabilities returned as logits: every argmax is right, every loss is wrong",
-        (("return self.lm_head(self.norm(x))", "return self.lm_head(self.norm(x)).softmax(-1)"),),
+        (("self.lm_head(self.norm(x))", "self.lm_head(self.norm(x)).softmax(-1)"),),
     ),
     # -- cache --------------------------------------------------------------------------------
     Mutant(

@@ -1,0 +1,487 @@
+"""Training: exact resume, whole checkpoints, the right precision, and a loss that is the loss."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smol import SmolLM2, load_pretrained, stories, train
+from smol.data import load_corpus
+from smol.lesson import SMALL
+from smol.pretrained import from_reference
+from smol.tests.reference import tiny_reference
+from smol.train import (
+    LossModel,
+    TrainConfig,
+    checkpoints,
+    choose_device,
+    choose_precision,
+    chunked_cross_entropy,
+    cosine,
+    evaluate,
+    parameter_groups,
+    read_log,
+    validation_of,
+    wsd,
+)
+
+ROOT = Path(train.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "some.jsonl"
+    rows = [json.dumps({"text": story}) for story in stories.write(60, seed=11)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    return file
+
+
+def settings(text, **changes) -> TrainConfig:
+    small = {"data": str(text), "steps": 12, "batch_size": 4, "seq_len": 32, "device": "cpu"}
+    often = {"log_every": 1, "eval_every": 6, "save_every": 3}
+    return TrainConfig(**{**small, **often, **changes})
+
+
+def losses(out: Path) -> list[tuple]:
+    rows = read_log(out / "metrics.jsonl")
+    return [(row["step"], row["loss"], row["grad_norm"], row.get("val_loss")) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory) -> Path:
+    """An uninterrupted run of twelve steps."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train.train(settings(text), out)
+    return out
+
+
+# -- schedules, groups, precision -----------------------------------------------------------------
+
+
+def test_wsd_warms_up_stays_and_goes_down():
+    config = TrainConfig(steps=100, warmup=0.1, decay=0.2)
+    rates = [wsd(step, config) for step in range(100)]
+    assert rates[:11] == pytest.approx([0.1 * k for k in range(1, 11)] + [1.0])
+    assert set(rates[10:81]) == {1.0}
+    assert rates[80:] == pytest.approx([1 - 0.05 * k for k in range(20)])
+
+
+def test_cosine_warms_up_and_goes_down():
+    config = TrainConfig(steps=110, warmup=1 / 11, schedule="cosine")
+    rates = [cosine(step, config) for step in range(110)]
+    assert rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.001
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+
+
+def test_the_optimizer_is_given_the_schedule(whole, text):
+    config = settings(text)
+    rates = [row["lr"] for row in read_log(whole / "metrics.jsonl")]
+    assert rates == [config.learning_rate * wsd(step, config) for step in range(12)]
+
+
+def test_matrices_decay_and_norms_do_not():
+    model = SmolLM2(SMALL)
+    decayed, free = parameter_groups(model, 0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all("norm" in names[id(p)] for p in free["params"])
+    assert not any("norm" in names[id(p)] for p in decayed["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)  # the tied head once
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "dtype", "want"),
+    [
+        ("T4", (7, 5), "auto", (torch.float16, True, False)),
+        ("T4", (7, 5), "float32", (None, False, False)),
+        ("A100", (8, 0), "auto", (torch.bfloat16, False, True)),
+        ("A100", (8, 0), "float16", (torch.float16, True, True)),
+        ("H200", (9, 0), "auto", (torch.bfloat16, False, True)),
+        ("H200", (9, 0), "float32", (None, False, True)),
+    ],
+)
+def test_precision_on_gpus(gpu, capability, dtype, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)  # a T4 says so
+    assert choose_precision(torch.device("cuda"), dtype) == want
+
+
+def test_precision_elsewhere():
+    for kind in ("cpu", "mps"):
+        assert choose_precision(torch.device(kind)) == (None, False, False)
+        assert choose_precision(torch.device(kind), "bfloat16").autocast == torch.bfloat16
+        with pytest.raises(ValueError, match=f"float16 needs a CUDA GPU to train, not {kind}"):
+            choose_precision(torch.device(kind), "float16")
+    with pytest.raises(ValueError, match="dtype 'int8' is none of auto, float32"):
+        choose_precision(torch.device("cpu"), "int8")
+
+
+def test_bf16_on_a_t4_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
+        choose_precision(torch.device("cuda"), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "want"), [(1, 0, "cuda"), (1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")]
+)
+def test_the_best_device_there_is(cuda, mps, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert choose_device().type == want
+    assert choose_device("cpu").type == "cpu"
+    if not cuda:
+        with pytest.raises(ValueError, match="device 'cuda' is not to be had here"):
+            choose_device("cuda")
+
+
+# -- the loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_chunked_cross_entropy_is_cross_entropy(chunk):
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 21, 8, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(50, (3, 21))
+    labels[0, 5:] = -100
+    plain = F.cross_entropy((hidden @ head.T).flatten(0, 1), labels.flatten(), reduction="sum")
+    want = torch.autograd.grad(plain, (hidden, head))
+    ours = chunked_cross_entropy(hidden, head, labels, chunk)
+    got = torch.autograd.grad(ours, (hidden, head))
+    torch.testing.assert_close(ours.double(), plain, atol=1e-4, rtol=1e-6)  # logits in fp32
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_no_more_than_a_chunk_of_logits_is_kept():
+    kept = []
+
+    def pack(tensor):
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    hidden, head = torch.randn(4, 64, 8, requires_grad=True), torch.randn(500, 8)
+    labels = torch.randint(500, (4, 64))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        F.cross_entropy(F.linear(hidden, head).flatten(0, 1), labels.flatten()).backward()
+        plain, kept[:] = max(math.prod(shape) for shape in kept), []
+        chunked_cross_entropy(hidden, head, labels, 16)
+    assert plain == 4 * 64 * 500
+    assert max(math.prod(shape) for shape in kept) <= 4 * 64 * 8 + 500 * 8
+
+
+def test_loss_at_initialisation():
+    """ln V + σ²/2, with σ the standard deviation of the logits: about 1 for this init."""
+    torch.manual_seed(0)
+    model = SmolLM2(
+        dataclasses.replace(SMALL, vocab_size=2000, hidden_size=192, initializer_range=192**-0.5)
+    )
+    ids = torch.randint(2000, (8, 129))
+    logits = model(ids[:, :-1])
+    loss, count = LossModel(model)(ids[:, :-1], ids[:, 1:])
+    predicted = math.log(2000) + logits.var().item() / 2
+    assert abs(loss.item() / count.item() - predicted) < 0.05
+    assert predicted > math.log(2000) + 0.3
+
+
+def test_the_same_curve_as_the_hugging_face_model(text):
+    """The same data, the same optimizer: 20 steps, losses within 1e-5."""
+    theirs = tiny_reference()
+    ours = from_reference(theirs)
+    ids = torch.randint(theirs.config.vocab_size, (20, 4, 33))
+    curves = []
+    for model, logits in ((ours, lambda x: ours(x)), (theirs, lambda x: theirs(x).logits)):
+        optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=3e-3, betas=(0.9, 0.95))
+        curve = []
+        for step in range(20):
+            x, y = ids[step % 4, :, :-1], ids[step % 4, :, 1:]
+            if model is ours:
+                loss = LossModel(ours, chunk=50)(x, y)[0] / y.numel()
+            else:
+                loss = F.cross_entropy(logits(x).flatten(0, 1), y.flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            curve.append(loss.item())
+        curves.append(curve)
+    assert curves[0][0] - curves[0][-1] > 0.5  # and it learns
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-5
+
+
+def test_accumulated_parts_are_the_whole_batch(text, tmp_path, whole):
+    train.train(settings(text, accumulate=4, steps=3), tmp_path / "parts")
+    train.train(settings(text, steps=3), tmp_path / "one")
+    for a, b in zip(losses(tmp_path / "parts"), losses(tmp_path / "one"), strict=True):
+        assert a[1] == pytest.approx(b[1], abs=1e-5)
+
+
+def test_bf16_autocast_trains_and_keeps_fp32_weights(text, tmp_path):
+    model = train.train(settings(text, dtype="bfloat16", steps=6), tmp_path / "bf16")
+    assert model.norm.weight.dtype == torch.float32
+    rows = losses(tmp_path / "bf16")
+    assert rows[-1][1] < rows[0][1]
+
+
+# -- evaluation -----------------------------------------------------------------------------------
+
+
+def test_validation_on_the_stories_is_per_story_and_knows_the_floor():
+    config = TrainConfig()
+    corpus = load_corpus("stories")
+    some = corpus._replace(validation=corpus.validation[:10])
+    tokenizer = train.tokenizer_of(corpus, config)
+    validation = validation_of(some, tokenizer, config)
+    torch.manual_seed(0)
+    preset = train.PRESETS["tiny"].config
+    model = SmolLM2(dataclasses.replace(preset, vocab_size=len(tokenizer))).eval()
+    got = evaluate(LossModel(model), validation, torch.device("cpu"))
+    nats = count = 0
+    for story in some.validation:  # one by one, without padding
+        ids = torch.tensor([[0, *tokenizer.encode(story), 0]])
+        logits = model(ids[:, :-1])[0]
+        nats += F.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        count += ids.numel() - 1
+    size = sum(map(len, some.validation))
+    floor = -sum(map(stories.log_prob, some.validation))
+    assert got["val_loss"] == pytest.approx(nats / count, abs=1e-4)
+    assert got["val_bits_per_byte"] == pytest.approx(nats / size / math.log(2), abs=1e-4)
+    assert got["val_over_floor"] == pytest.approx(nats / floor - 1, abs=1e-3)
+
+
+def test_validation_on_other_texts_is_in_windows(text):
+    config = settings(text)
+    corpus = load_corpus(text)
+    tokenizer = train.tokenizer_of(corpus, config)
+    validation = validation_of(corpus, tokenizer, config)
+    assert validation.floor is None
+    decoded = "".join(
+        tokenizer.decode(row, skip_special_tokens=True)
+        for _, labels in validation.batches
+        for row in labels.tolist()
+    )
+    assert len(decoded.encode()) == validation.size
+    assert decoded in tokenizer.decode(tokenizer.encode("".join(corpus.validation)))
+
+
+# -- stopping and going on ------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_leaves_a_model(whole):
+    rows = losses(whole)
+    assert [row[0] for row in rows] == list(range(1, 13))
+    assert rows[-1][1] < rows[0][1] - 0.3
+    assert [folder.name for folder in checkpoints(whole)] == ["step-000009", "step-000012"]
+    model = load_pretrained(whole / "step-000012")
+    assert model.config.vocab_size == 1024
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(whole / "step-000012")
+    ids = torch.randint(1024, (1, 20))
+    assert torch.equal(theirs(ids, use_cache=False).logits, model(ids))
+
+
+@pytest.mark.parametrize("after", [3, 5, 6])
+def test_resumed_is_uninterrupted_to_the_bit(text, whole, tmp_path, after, monkeypatch):
+    """Killed after `after` steps (the last checkpoint is then at 3 or 6) and gone on with."""
+    add = train.Log.add
+
+    def dies(log, row):
+        add(log, row)
+        if row["step"] == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Log, "add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(settings(text), tmp_path)
+    monkeypatch.setattr(train.Log, "add", add)
+    if not checkpoints(tmp_path):  # the log comes before the checkpoint of the same step
+        train.train(settings(text), tmp_path)
+    else:
+        train.train(settings(text), tmp_path, resume=True)
+    assert losses(tmp_path) == losses(whole)
+    weights = [load_pretrained(out / "step-000012").state_dict() for out in (tmp_path, whole)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_lost_data_position_would_show(text, whole, tmp_path, monkeypatch):
+    train.train(settings(text), tmp_path)
+    for folder in checkpoints(tmp_path)[1:]:
+        shutil.rmtree(folder)
+    monkeypatch.setattr(train.Windows, "load_state_dict", lambda self, state: None)
+    train.train(settings(text), tmp_path, resume=True)
+    assert losses(tmp_path)[:9] == losses(whole)[:9]
+    assert losses(tmp_path)[9:] != losses(whole)[9:]
+
+
+def command(text, out, *more) -> list[str]:
+    sizes = ["--steps", "12", "--batch-size", "4", "--seq-len", "32"]
+    often = ["--log-every", "1", "--eval-every", "6", "--save-every", "1"]
+    start = [sys.executable, "-m", "smol.train", "--data", str(text), "--out", str(out)]
+    return [*start, "--device", "cpu", *sizes, *often, *more]
+
+
+def started(command) -> subprocess.Popen:
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=one_thread, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(out: Path, process: subprocess.Popen, count: int) -> None:
+    while process.poll() is None:
+        if (out / "metrics.jsonl").exists() and len(read_log(out / "metrics.jsonl")) >= count:
+            return
+        time.sleep(0.01)
+
+
+def test_killed_at_random_moments_and_resumed(text, tmp_path, whole):
+    """SIGKILL, as often as SMOL_KILLS says: after some row of the log and a random while."""
+    rng, kills = random.Random(0), int(os.environ.get("SMOL_KILLS", "2"))
+    for _ in range(kills):
+        more = ["--resume"] if checkpoints(tmp_path) else []
+        process = started(command(text, tmp_path, *more))
+        have = len(read_log(tmp_path / "metrics.jsonl")) if more else 0
+        wait_for_rows(tmp_path, process, min(11, have + rng.choice([1, 2])))
+        time.sleep(rng.random() * 0.1)
+        process.kill()
+        process.communicate()
+    more = ["--resume"] if checkpoints(tmp_path) else []
+    process = started(command(text, tmp_path, *more))
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert losses(tmp_path) == losses(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(text, tmp_path, whole, number):
+    process = started([*command(text, tmp_path), "--save-every", "1000"])
+    wait_for_rows(tmp_path, process, 2)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 0
+    assert f"stopped by {number.name} after step" in said
+    (last,) = checkpoints(tmp_path)
+    assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == int(last.name[-6:])
+    train.train(settings(text), tmp_path, resume=True)
+    assert losses(tmp_path) == losses(whole)
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(text, whole, tmp_path) -> Path:
+    """A copy of the whole run, with checkpoints 9 and 12."""
+    return Path(shutil.copytree(whole, tmp_path / "two"))
+
+
+@pytest.mark.parametrize("name", ["training.pt", "model.safetensors"])
+def test_a_torn_checkpoint_is_refused_by_name(text, two, name):
+    file = two / "step-000012" / name
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"step-000012 is torn .*delete it, and --resume takes"):
+        train.train(settings(text), two, resume=True)
+    shutil.rmtree(two / "step-000012")
+    train.train(settings(text), two, resume=True)  # and the one before it serves
+    assert checkpoints(two)[-1].name == "step-000012"
+
+
+def test_other_weights_are_refused(text, two):
+    (two / "step-000012" / "model.safetensors").write_bytes(
+        (two / "step-000009" / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(ValueError, match="the weights are not those it was saved with"):
+        train.train(settings(text), two, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "was made with seed 0, not 1"),
+        ({"steps": 24, "batch_size": 2}, "made with steps 12, not 24, batch_size 4, not 2"),
+        ({"preset": "small"}, "preset 'tiny', not 'small'"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(text, two, change, message):
+    with pytest.raises(ValueError, match=message):
+        train.train(settings(text, **change), two, resume=True)
+
+
+def test_how_often_to_log_may_change(text, two):
+    train.train(settings(text, log_every=5, keep=1), two, resume=True)
+
+
+def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(text, two, tmp_path):
+    with pytest.raises(FileExistsError, match="holds a run up to step-000012: --resume it"):
+        train.train(settings(text), two)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint to resume"):
+        train.train(settings(text), tmp_path / "none", resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(text, tmp_path, monkeypatch, whole):
+    save, calls = torch.save, []
+
+    def fills_up(state, file, **kwargs):
+        calls.append(state)
+        if len(calls) == 2:
+            Path(file).write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        save(state, file, **kwargs)
+
+    monkeypatch.setattr(torch, "save", fills_up)
+    with pytest.raises(OSError, match=r"step-000006 could not be written .*the last one still"):
+        train.train(settings(text), tmp_path)
+    names = sorted(f.name for f in tmp_path.iterdir())
+    assert names == ["metrics.jsonl", "step-000003"]
+    train.train(settings(text), tmp_path, resume=True)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: take a lower"):
+        train.train(settings(text, learning_rate=1e30, clip=1e30), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "huge"}, "preset 'huge' is none of tiny, small, 135m"),
+        ({"schedule": "linear"}, "schedule 'linear' is none of wsd, cosine"),
+        ({"steps": 0}, "steps must be 1 or more"),
+        ({"batch_size": 6, "accumulate": 4}, "cannot be cut into 4 equal parts"),
+        ({"seq_len": 513}, "seq_len 513 is over the preset's context of 512"),
+    ],
+)
+def test_bad_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    process = started(command(tmp_path / "none.txt", tmp_path / "out"))
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert said.startswith("smol.train: ") and said.count("\n") == 1
+    assert "is no file or folder here" in said
+
+
+def test_a_log_cut_short_is_read_up_to_there(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_log(file) == [{"step": 1, "loss": 2.0}]
+    train.Log(file, after=1)
+    assert file.read_text() == '{"step": 1, "loss": 2.0}\n'

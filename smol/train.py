@@ -1,0 +1,594 @@
+"""Training: from random weights towards the floor, and on after any interruption as if there had
+been none.
+
+    python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny
+    python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny --resume
+
+OUT gets metrics.jsonl (an object for each logged step) and the last checkpoints, step-000300 and
+so on: folders that `load_pretrained` and transformers load, with training.pt for the rest. A
+checkpoint is written beside and renamed when it is whole, so that a kill at any moment leaves the
+last good one; on the CPU a resumed run repeats the uninterrupted one to the bit.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from smol.config import SmolLM2Config
+from smol.data import Corpus, Stream, Windows, encode, load_corpus, open_stream, padded, tokenise
+from smol.model import SmolLM2
+from smol.pretrained import load_pretrained, save_pretrained
+from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
+
+
+class Preset(NamedTuple):
+    """A size of model, and what it is trained with unless the command says otherwise."""
+
+    config: SmolLM2Config
+    vocab_size: int | None  # of a tokenizer trained on the corpus; None: SmolLM2's own
+    batch_size: int
+    seq_len: int
+    learning_rate: float
+
+
+def _scaled_down(hidden_size: int, layers: int, heads: int) -> SmolLM2Config:
+    """SmolLM2's shape, smaller: 3 query heads to a key/value head, an MLP of 8/3 the width."""
+    return SmolLM2Config(
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 3,
+        max_position_embeddings=512,
+        rope_theta=10_000.0,
+        initializer_range=hidden_size**-0.5,
+    )
+
+
+PRESETS = {
+    "tiny": Preset(_scaled_down(96, 3, 3), 1024, 8, 256, 6e-3),
+    "small": Preset(_scaled_down(192, 6, 6), 2048, 16, 256, 3e-3),
+    "135m": Preset(SmolLM2Config(), None, 4, 256, 1e-3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What decides a run's numbers, and what does not (below the line).
+
+    `batch_size` is the number of windows a step, in all; `accumulate` cuts it into that many
+    parts, one after another, to save memory. `warmup` and `decay` are parts of `steps`.
+    """
+
+    preset: str = "tiny"
+    data: str = "stories"
+    steps: int = 300
+    batch_size: int = 8
+    seq_len: int = 256
+    accumulate: int = 1
+    learning_rate: float = 6e-3
+    schedule: str = "wsd"
+    warmup: float = 0.05
+    decay: float = 0.2
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    seed: int = 0
+    dtype: str = "auto"
+    tokenizer: str | None = None
+    # -----
+    device: str = "auto"
+    compile: bool = False
+    log_every: int = 10
+    eval_every: int = 100
+    save_every: int = 100
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        for name in ("steps", "batch_size", "seq_len", "accumulate", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts: "
+                "take an --accumulate that divides it"
+            )
+        longest = PRESETS[self.preset].config.max_position_embeddings
+        if self.seq_len > longest:
+            raise ValueError(f"seq_len {self.seq_len} is over the preset's context of {longest}")
+
+    def deciding(self) -> dict:
+        """The settings that a checkpoint and the run that resumes it must share."""
+        free = ("device", "compile", "log_every", "eval_every", "save_every", "keep")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
+
+
+# -- how fast to learn ----------------------------------------------------------------------------
+
+
+def wsd(step: int, config: TrainConfig) -> float:
+    """Warm up, stay, go down to 0 in a straight line: the schedule of SmolLM2.
+
+    The part of the full learning rate for the update that follows `step` others. (Hu et al. 2024,
+    MiniCPM; Allal et al. 2025.) It can be broken off and cooled down anywhere on the plateau.
+    """
+    up, down = _parts(config)
+    return min(1.0, (step + 1) / up, (config.steps - step) / down)
+
+
+def cosine(step: int, config: TrainConfig) -> float:
+    """Warm up, then half a wave of the cosine down to 0 (Loshchilov & Hutter 2017, eq. 5)."""
+    up, _ = _parts(config)
+    if step < up:
+        return (step + 1) / up
+    return 0.5 * (1 + math.cos(math.pi * (step - up) / max(1, config.steps - up)))
+
+
+def _parts(config: TrainConfig) -> tuple[int, int]:
+    return (max(1, round(config.steps * part)) for part in (config.warmup, config.decay))
+
+
+SCHEDULES = {"wsd": wsd, "cosine": cosine}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices, which decay, and vectors (the norms), which do not: a norm of 1 is no excess."""
+    parameters = list(model.parameters())  # a tied head comes once
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+# -- where, and in which precision ----------------------------------------------------------------
+
+
+class Precision(NamedTuple):
+    """How a device computes: weights are fp32 always, products in `autocast` where it is set."""
+
+    autocast: torch.dtype | None
+    scaler: bool  # fp16 has few exponents: gradients are scaled up before, and down after
+    tf32: bool
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device asked for, or the best there is: CUDA, then MPS, then the CPU."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, ok in there.items() if ok), "cpu")
+    if not there.get(name, name == "cpu"):
+        raise ValueError(f"device {name!r} is not to be had here: take --device auto or cpu")
+    return torch.device(name)
+
+
+def choose_precision(device: torch.device, dtype: str = "auto") -> Precision:
+    """What `dtype` means on this device; "auto" is the fastest that is safe.
+
+    CUDA of compute capability 8.0 or more (A100 and later): bf16 and TF32. Older CUDA (a T4):
+    fp16 with a scaler, for its bf16 is emulated and slow, whatever is_bf16_supported() says. MPS
+    and CPU: fp32. ValueError for what the device cannot do.
+    """
+    choices = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in choices:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(choices)}")
+    if device.type != "cuda":
+        if dtype == "float16":
+            raise ValueError(f"float16 needs a CUDA GPU to train, not {device.type}: take auto")
+        return Precision(torch.bfloat16 if dtype == "bfloat16" else None, False, False)
+    capability = torch.cuda.get_device_capability(device)
+    new = capability >= (8, 0)
+    if dtype == "bfloat16" and not new:
+        have = ".".join(map(str, capability))
+        raise ValueError(f"bfloat16 needs compute capability 8.0, this GPU has {have}: take auto")
+    if dtype == "auto":
+        dtype = "bfloat16" if new else "float16"
+    autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    return Precision(autocast, dtype == "float16", new)
+
+
+# -- the loss -------------------------------------------------------------------------------------
+
+
+def chunked_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    """The sum of -ln p of the labels, never holding more than `chunk` rows of logits.
+
+    hidden (B, T, D), head (V, D), labels (B, T), -100 = no target. For 32 × 1,024 tokens and
+    49,152 ids the fp32 logits alone are 6.4 GB, and their gradient as much again. Here each
+    chunk's logits are dropped after the sum and computed once more for the gradient, which is
+    exact: one more product with the head (about a fifth of SmolLM2-135M's forward pass).
+    """
+    rows, targets = hidden.flatten(0, 1), labels.flatten()
+
+    def loss_of(rows: Tensor, targets: Tensor) -> Tensor:
+        logits = F.linear(rows, head).float()
+        return F.cross_entropy(logits, targets, reduction="sum", ignore_index=-100)
+
+    pairs = zip(rows.split(chunk), targets.split(chunk), strict=True)
+    return sum(checkpoint(loss_of, r, t, use_reentrant=False) for r, t in pairs)
+
+
+class LossModel(nn.Module):
+    """A model and its loss in one `forward`, which is what compile and DDP want to wrap.
+
+    `forward(inputs, labels)` gives the sum of -ln p and the number of targets. Logits of more
+    than `chunk` tokens are never held at once.
+    """
+
+    def __init__(self, model: SmolLM2, chunk: int = 4096):
+        super().__init__()
+        self.model, self.chunk = model, chunk
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model(inputs, head=False)
+        head = self.model.lm_head.weight
+        loss = chunked_cross_entropy(hidden, head, labels, self.chunk)
+        return loss, (labels != -100).sum()
+
+
+# -- what it is worth -----------------------------------------------------------------------------
+
+
+class Validation(NamedTuple):
+    """Held-out text as batches, its bytes, and on the stories their own -ln p: the floor."""
+
+    batches: list[tuple[Tensor, Tensor]]
+    size: int  # bytes of all the text in them
+    floor: float | None  # nats of all the text in them
+
+
+def validation_of(corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig) -> Validation:
+    """What to evaluate on: whole stories, each after an end of text; of other texts, windows.
+
+    At most 128 batches of the windows, from the beginning, so that a large text takes seconds.
+    """
+    end, B, T = tokenizer.eos_id, config.batch_size, config.seq_len
+    if corpus.name == "stories":
+        from smol.stories import log_prob
+
+        longest = PRESETS[config.preset].config.max_position_embeddings
+        rows = [[end, *tokenizer.encode(s, special=False), end] for s in corpus.validation]
+        if too_long := sum(len(row) > longest + 1 for row in rows):
+            raise ValueError(f"{too_long} stories are longer than the context of {longest}")
+        batches = [padded(rows[i : i + B], pad_id=end) for i in range(0, len(rows), B)]
+        size = sum(len(s.encode()) for s in corpus.validation)
+        return Validation(batches, size, -sum(map(log_prob, corpus.validation)))
+    ids = encode(corpus.validation, tokenizer)
+    count = min((len(ids) - 1) // T, 128 * B)
+    if count < 1:
+        raise ValueError(f"{len(ids)} held-out tokens are too few for a window of {T} + 1")
+    ids = torch.from_numpy(ids[: count * T + 1].astype("int64"))
+    inputs, labels = ids[:-1].view(count, T), ids[1:].view(count, T)
+    batches = [(inputs[i : i + B], labels[i : i + B]) for i in range(0, count, B)]
+    special = set(tokenizer.special_tokens.values())
+    size = sum(len(tokenizer.token_bytes(i)) for i in ids[1:].tolist() if i not in special)
+    return Validation(batches, size, None)
+
+
+@torch.no_grad()
+def evaluate(loss_model: nn.Module, validation: Validation, device: torch.device) -> dict:
+    """val_loss in nats a token, val_bits_per_byte and, where the floor is known, how far above
+    it: val_over_floor, 0.05 for 5 %."""
+    nats = targets = 0.0
+    for inputs, labels in validation.batches:
+        loss, count = loss_model(inputs.to(device), labels.to(device))
+        nats, targets = nats + loss.item(), targets + count.item()
+    result = {
+        "val_loss": nats / targets,
+        "val_bits_per_byte": nats / validation.size / math.log(2),
+    }
+    if validation.floor is not None:
+        result["val_over_floor"] = nats / validation.floor - 1
+    return result
+
+
+# -- checkpoints ----------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    out: Path, step: int, state: dict, model: SmolLM2, tokenizer, keep: int
+) -> None:
+    """Writes out/step-NNNNNN, whole or not at all, and deletes all but the last `keep`."""
+    folder, part = out / f"step-{step:06}", out / f".step-{step:06}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        save_pretrained(model, part)
+        tokenizer.save(part)
+        weights = _sha256(part / "model.safetensors")
+        torch.save({**state, "step": step, "weights": weights}, part / "training.pt")
+        if folder.exists():  # of an earlier run that was resumed from before it
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except (OSError, RuntimeError) as error:  # the latter is how torch.save says "disk full"
+        raise OSError(
+            f"{folder} could not be written ({error}); the last one still stands"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old in checkpoints(out)[:-keep]:
+        shutil.rmtree(old)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted(folder for folder in out.glob("step-*") if folder.is_dir())
+
+
+def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
+    """What `save_checkpoint` was given as `state`, with "step"; the weights' file is whole.
+
+    ValueError, naming the checkpoint, where it is torn or was made with other settings.
+    """
+    remedy = "delete it, and --resume takes the one before it"
+    try:
+        state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+        whole = state["weights"] == _sha256(folder / "model.safetensors")
+    except Exception as error:  # a cut file fails in many ways
+        raise ValueError(f"{folder} is torn ({type(error).__name__}): {remedy}") from error
+    if not whole:
+        raise ValueError(
+            f"{folder} is torn (the weights are not those it was saved with): {remedy}"
+        )
+    made, now = state["config"], json.loads(json.dumps(config.deciding()))
+    if changed := [k for k in now if made.get(k) != now[k]]:
+        what = ", ".join(f"{k} {made.get(k)!r}, not {now[k]!r}" for k in changed)
+        raise ValueError(
+            f"{folder} was made with {what}: resume with the same, or take another --out"
+        )
+    return state
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class Log:
+    """metrics.jsonl: an object a line, written at once. A resumed run drops what it repeats."""
+
+    def __init__(self, file: Path, after: int):
+        kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
+        file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = file
+
+    def add(self, row: dict) -> None:
+        with self.file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+
+def read_log(file: str | Path) -> list[dict]:
+    """The rows of a metrics.jsonl. A last line that a kill cut short is left out."""
+    rows = []
+    for line in Path(file).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+
+def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2:
+    """Trains as `config` says and gives the model. Logs and checkpoints go to the folder `out`.
+
+    With `resume` it goes on from the newest checkpoint there. SIGINT and SIGTERM save and stop
+    after the step at hand. Raises ValueError for settings that do not fit each other, the device
+    or the checkpoint, and FileExistsError for an `out` that holds a run already.
+    """
+    from tqdm import tqdm
+
+    out = Path(out)
+    device = choose_device(config.device)
+    precision = choose_precision(device, config.dtype)
+    torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
+    old = checkpoints(out)
+    if old and not resume:
+        raise FileExistsError(
+            f"{out} holds a run up to {old[-1].name}: --resume it, or another --out"
+        )
+    if resume and not old:
+        raise FileNotFoundError(f"{out} holds no checkpoint to resume: start without --resume")
+    state = load_checkpoint(old[-1], config) if resume else None
+
+    corpus = open_stream(config.data) if config.data == "cosmopedia" else load_corpus(config.data)
+    tokenizer = tokenizer_of(corpus, config)
+    batches = batches_of(corpus, tokenizer, config)
+    validation = validation_of(corpus, tokenizer, config)
+    if state:
+        model = load_pretrained(old[-1])
+        batches.load_state_dict(state["batches"])
+    else:
+        torch.manual_seed(config.seed)
+        preset = PRESETS[config.preset].config
+        model = SmolLM2(dataclasses.replace(preset, vocab_size=len(tokenizer)))
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=device.type == "cuda",
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+    loss_model = LossModel(model)
+    run = torch.compile(loss_model) if config.compile else loss_model
+
+    out.mkdir(parents=True, exist_ok=True)
+    step = state["step"] if state else 0
+    log = Log(out / "metrics.jsonl", after=step)
+
+    def autocast():
+        enabled = precision.autocast is not None
+        return torch.autocast(device.type, precision.autocast or torch.float32, enabled=enabled)
+
+    def save():
+        state = {
+            "config": json.loads(json.dumps(config.deciding())),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "batches": batches.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        save_checkpoint(out, step, state, model, tokenizer, config.keep)
+
+    bar = tqdm(total=config.steps, initial=step, desc=f"train {config.preset}", unit=" steps")
+    with _stopped_by_signals() as stopped, bar:
+        since, tokens = time.perf_counter(), 0
+        while step < config.steps:
+            rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            inputs, labels = next(batches)
+            targets = (labels != -100).sum().item()
+            nats = 0.0
+            for x, y in zip(
+                inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True
+            ):
+                with autocast():
+                    loss, _ = run(x.to(device), y.to(device))
+                scaler.scale(loss / targets).backward()
+                nats += loss.detach()
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step, tokens = step + 1, tokens + targets
+            bar.update()
+
+            last, row = step == config.steps, {}
+            if step % config.log_every == 0 or last:
+                seconds = time.perf_counter() - since
+                row = {
+                    "loss": (nats / targets).item(),
+                    "lr": rate,
+                    "grad_norm": norm.item(),
+                    "tokens": batches.tokens_seen,
+                    "tokens_per_second": tokens / seconds,
+                }
+                bar.set_postfix(loss=f"{row['loss']:.3f}")
+            if step % config.eval_every == 0 or last:
+                model.eval()
+                with autocast():
+                    row |= evaluate(loss_model, validation, device)
+                model.train()
+            if row:
+                log.add({"step": step, **row})
+                if not math.isfinite(row.get("loss", 0.0)):
+                    raise ValueError(
+                        f"the loss is {row['loss']} at step {step}: take a lower learning rate "
+                        "(the last checkpoint still stands)"
+                    )
+                since, tokens = time.perf_counter(), 0
+            if step % config.save_every == 0 or last or stopped:
+                save()
+            if stopped and not last:
+                bar.write(
+                    f"stopped by {stopped[0]} after step {step}, saved: --resume goes on",
+                    file=sys.stderr,
+                )
+                break
+    return model.eval()
+
+
+def tokenizer_of(corpus: Corpus, config: TrainConfig) -> BPETokenizer:
+    """The tokenizer that the run is to use: the one named, or one trained on the corpus."""
+    size = PRESETS[config.preset].vocab_size
+    if config.tokenizer or size is None:
+        return BPETokenizer.load(config.tokenizer or "HuggingFaceTB/SmolLM2-135M-Instruct")
+    texts = corpus.train if isinstance(corpus.train, list) else corpus.validation
+    return BPETokenizer.train(texts, size, SPECIAL_TOKENS)
+
+
+def batches_of(corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig) -> Windows | Stream:
+    """Windows of a corpus on disk, or the packed documents of a stream."""
+    size = (config.batch_size, config.seq_len, config.seed)
+    if isinstance(corpus.train, list):
+        return Windows(tokenise(corpus, tokenizer).train, *size)
+    return Stream(corpus.train, tokenizer, *size)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterable[list[str]]:
+    """Yields a list that gets the name of a SIGINT or SIGTERM; a second one stops at once."""
+    stopped: list[str] = []
+
+    def note(number, frame):
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        old = [signal.signal(number, note) for number in numbers]
+    except ValueError:  # not in the main thread, where signals do not arrive
+        yield stopped
+        return
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="tiny")
+    parser.add_argument(
+        "--data", default="stories", help="stories, shakespeare, cosmopedia, a path"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for log and checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT's last checkpoint")
+    for name, kind in (
+        ("steps", int),
+        ("batch-size", int),
+        ("seq-len", int),
+        ("accumulate", int),
+        ("learning-rate", float),
+        ("seed", int),
+        ("log-every", int),
+        ("eval-every", int),
+        ("save-every", int),
+        ("tokenizer", str),
+    ):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--schedule", choices=SCHEDULES)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--compile", action="store_true", default=None)
+    given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
+    out, resume = given.pop("out"), given.pop("resume")
+    preset = PRESETS[given["preset"]]
+    defaults = {k: getattr(preset, k) for k in ("batch_size", "seq_len", "learning_rate")}
+    try:
+        train(TrainConfig(**{**defaults, **given}), out, resume)
+    except (ValueError, OSError) as error:
+        print(f"smol.train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
