@@ -3,6 +3,7 @@ been none.
 
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny --resume
+    torchrun --nproc-per-node 8 -m smol.train --preset 135m ... (batch size: of all together)
 
 OUT gets metrics.jsonl (an object for each logged step) and the last checkpoints, step-000300 and
 so on: folders that `load_pretrained` and transformers load, with training.pt for the rest. A
@@ -26,8 +27,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from smol.config import SmolLM2Config
@@ -169,6 +172,32 @@ class Precision(NamedTuple):
     autocast: torch.dtype | None
     scaler: bool  # fp16 has few exponents: gradients are scaled up before, and down after
     tf32: bool
+
+
+class Ranks(NamedTuple):
+    """Which of how many processes this is; torchrun says so in the environment."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0  # among those of this machine
+
+    @classmethod
+    def of_torchrun(cls) -> "Ranks":
+        """Rank 0 of 1 where torchrun has not started this process."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(
+            *(int(os.environ.get(name, own)) for name, own in zip(names, cls(), strict=True))
+        )
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in each of them."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -391,13 +420,37 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
     """Trains as `config` says and gives the model. Logs and checkpoints go to the folder `out`.
 
     With `resume` it goes on from the newest checkpoint there. SIGINT and SIGTERM save and stop
-    after the step at hand. Raises ValueError for settings that do not fit each other, the device
-    or the checkpoint, and FileExistsError for an `out` that holds a run already.
+    after the step at hand. Under torchrun every process draws the same batch and takes its share;
+    the first one evaluates, logs and saves, and any number of them may resume.
+
+    Raises ValueError for settings that do not fit each other, the device or the checkpoint, and
+    FileExistsError for an `out` that holds a run already.
     """
+    out, ranks = Path(out), Ranks.of_torchrun()
+    device = choose_device(config.device)
+    if config.batch_size % (ranks.size * config.accumulate):
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {ranks.size} processes in "
+            f"{config.accumulate} parts each: take a multiple of {ranks.size * config.accumulate}"
+        )
+    if ranks.size > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", ranks.local)
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        return _train(config, out, resume, device, ranks)
+    finally:
+        if ranks.size > 1:
+            dist.destroy_process_group()
+
+
+def _train(
+    config: TrainConfig, out: Path, resume: bool, device: torch.device, ranks: Ranks
+) -> SmolLM2:
     from tqdm import tqdm
 
-    out = Path(out)
-    device = choose_device(config.device)
+    first = ranks.rank == 0
     precision = choose_precision(device, config.dtype)
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     old = checkpoints(out)
@@ -411,7 +464,11 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
 
     corpus = open_stream(config.data) if config.data == "cosmopedia" else load_corpus(config.data)
     tokenizer = tokenizer_of(corpus, config)
-    batches = batches_of(corpus, tokenizer, config)
+    if first:
+        batches = batches_of(corpus, tokenizer, config)  # which may write the tokens' file
+    ranks.barrier()
+    if not first:
+        batches = batches_of(corpus, tokenizer, config)
     validation = validation_of(corpus, tokenizer, config)
     if state:
         model = load_pretrained(old[-1])
@@ -432,12 +489,17 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-    loss_model = LossModel(model)
-    run = torch.compile(loss_model) if config.compile else loss_model
+    loss_model = run = LossModel(model)
+    if ranks.size > 1:
+        run = DistributedDataParallel(run, device_ids=[device] if device.type == "cuda" else None)
+    run = torch.compile(run) if config.compile else run
 
-    out.mkdir(parents=True, exist_ok=True)
     step = state["step"] if state else 0
-    log = Log(out / "metrics.jsonl", after=step)
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        log = Log(out / "metrics.jsonl", after=step)
+    share = config.batch_size // ranks.size
+    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
 
     def autocast():
         enabled = precision.autocast is not None
@@ -449,11 +511,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
             "batches": batches.state_dict(),
-            "rng": torch.get_rng_state(),
+            "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU
         }
         save_checkpoint(out, step, state, model, tokenizer, config.keep)
 
-    bar = tqdm(total=config.steps, initial=step, desc=f"train {config.preset}", unit=" steps")
+    about = {"desc": f"train {config.preset}", "unit": " steps", "disable": not first}
+    bar = tqdm(total=config.steps, initial=step, **about)
     with _stopped_by_signals() as stopped, bar:
         since, tokens = time.perf_counter(), 0
         while step < config.steps:
@@ -462,13 +525,14 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
                 group["lr"] = rate
             inputs, labels = next(batches)
             targets = (labels != -100).sum().item()
-            nats = 0.0
-            for x, y in zip(
-                inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True
-            ):
-                with autocast():
-                    loss, _ = run(x.to(device), y.to(device))
-                scaler.scale(loss / targets).backward()
+            nats = torch.zeros((), device=device)
+            parts = [t[mine].to(device).chunk(config.accumulate) for t in (inputs, labels)]
+            for number, (x, y) in enumerate(zip(*parts, strict=True), 1):
+                waits = ranks.size > 1 and number < config.accumulate  # gradients meet at the last
+                with autocast(), run.no_sync() if waits else contextlib.nullcontext():
+                    loss, _ = run(x, y)
+                    # DDP takes the mean over processes, and the sum is wanted: hence their number.
+                    scaler.scale(loss * ranks.size / targets).backward()
                 nats += loss.detach()
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -482,34 +546,39 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
             if step % config.log_every == 0 or last:
                 seconds = time.perf_counter() - since
                 row = {
-                    "loss": (nats / targets).item(),
+                    "loss": ranks.sum(nats).item() / targets,
                     "lr": rate,
                     "grad_norm": norm.item(),
                     "tokens": batches.tokens_seen,
                     "tokens_per_second": tokens / seconds,
                 }
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
-            if step % config.eval_every == 0 or last:
+            if first and (step % config.eval_every == 0 or last):
                 model.eval()
                 with autocast():
                     row |= evaluate(loss_model, validation, device)
                 model.train()
             if row:
-                log.add({"step": step, **row})
+                if first:
+                    log.add({"step": step, **row})
                 if not math.isfinite(row.get("loss", 0.0)):
                     raise ValueError(
                         f"the loss is {row['loss']} at step {step}: take a lower learning rate "
                         "(the last checkpoint still stands)"
                     )
                 since, tokens = time.perf_counter(), 0
-            if step % config.save_every == 0 or last or stopped:
+            stop = bool(stopped)
+            if ranks.size > 1:  # a signal may reach one before this step's end, another after it
+                stop = ranks.sum(torch.tensor(float(stop), device=device)).item() > 0
+            if first and (step % config.save_every == 0 or last or stop):
                 save()
-            if stopped and not last:
-                bar.write(
-                    f"stopped by {stopped[0]} after step {step}, saved: --resume goes on",
-                    file=sys.stderr,
-                )
+            if stop and not last:
+                if first:
+                    why = stopped[0] if stopped else "another process"
+                    said = f"stopped by {why} after step {step}, saved: --resume goes on"
+                    bar.write(said, file=sys.stderr)
                 break
+    ranks.barrier()
     return model.eval()
 
 

@@ -380,6 +380,33 @@ def test_a_signal_saves_and_stops(text, tmp_path, whole, number):
     assert losses(tmp_path) == losses(whole)
 
 
+def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole):
+    """torchrun, two processes, gloo: the same losses at the same global batch, within 1e-4 (sums
+    in another order, through twelve steps of Adam); their checkpoint resumes in one process."""
+    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "3")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = started([sys.executable, *torchrun, *module[1:]])
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    ours, theirs = losses(tmp_path), losses(whole)
+    assert [row[0] for row in ours] == list(range(1, 13))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a[1] == pytest.approx(b[1], abs=1e-4)
+        assert a[2] == pytest.approx(b[2], abs=1e-3)
+    shutil.rmtree(tmp_path / "step-000012")
+    train.train(settings(text, accumulate=2), tmp_path, resume=True)
+    assert losses(tmp_path)[:9] == ours[:9]
+    assert losses(tmp_path)[-1][1] == pytest.approx(theirs[-1][1], abs=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(
+        ValueError, match=r"cannot be shared by 3 processes .* take a multiple of 3"
+    ):
+        train.train(settings(text), tmp_path)
+
+
 # -- what goes wrong ------------------------------------------------------------------------------
 
 
