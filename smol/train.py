@@ -30,6 +30,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -98,6 +106,7 @@ class TrainConfig:
     # -----
     device: str = "auto"
     compile: bool = False
+    fsdp: bool = False
     log_every: int = 10
     eval_every: int = 100
     save_every: int = 100
@@ -122,7 +131,7 @@ class TrainConfig:
 
     def deciding(self) -> dict:
         """The settings that a checkpoint and the run that resumes it must share."""
-        free = ("device", "compile", "log_every", "eval_every", "save_every", "keep")
+        free = ("device", "compile", "fsdp", "log_every", "eval_every", "save_every", "keep")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
 
 
@@ -478,6 +487,15 @@ def _train(
         preset = PRESETS[config.preset].config
         model = SmolLM2(dataclasses.replace(preset, vocab_size=len(tokenizer)))
     model = model.to(device).train()
+    loss_model = run = LossModel(model)
+    if ranks.size > 1 and config.fsdp:  # weights, gradients, optimizer: a share of each to a rank
+        mesh = init_device_mesh(device.type, (ranks.size,))
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(loss_model, mesh=mesh)
+    elif ranks.size > 1:
+        run = DistributedDataParallel(run, device_ids=[device] if device.type == "cuda" else None)
+    sharded = ranks.size > 1 and config.fsdp
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,
@@ -486,12 +504,10 @@ def _train(
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        whole = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
         scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-    loss_model = run = LossModel(model)
-    if ranks.size > 1:
-        run = DistributedDataParallel(run, device_ids=[device] if device.type == "cuda" else None)
     run = torch.compile(run) if config.compile else run
 
     step = state["step"] if state else 0
@@ -506,14 +522,32 @@ def _train(
         return torch.autocast(device.type, precision.autocast or torch.float32, enabled=enabled)
 
     def save():
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathered on rank 0
         state = {
             "config": json.loads(json.dumps(config.deciding())),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": get_optimizer_state_dict(model, optimizer, options=whole),
             "scaler": scaler.state_dict(),
             "batches": batches.state_dict(),
             "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU
         }
-        save_checkpoint(out, step, state, model, tokenizer, config.keep)
+        plain = model
+        if sharded:
+            weights = get_model_state_dict(model, options=whole)
+            with torch.device("meta"):
+                plain = SmolLM2(model.config)
+            if first:
+                plain.load_state_dict(weights, assign=True)
+                plain.tie_weights()
+        if first:
+            save_checkpoint(out, step, state, plain, tokenizer, config.keep)
+
+    def synchronise(now: bool):
+        """Whether the next backward pass adds up the gradients of all processes."""
+        if sharded:
+            loss_model.set_requires_gradient_sync(now)
+        elif ranks.size > 1 and not now:
+            return run.no_sync()
+        return contextlib.nullcontext()
 
     about = {"desc": f"train {config.preset}", "unit": " steps", "disable": not first}
     bar = tqdm(total=config.steps, initial=step, **about)
@@ -528,14 +562,14 @@ def _train(
             nats = torch.zeros((), device=device)
             parts = [t[mine].to(device).chunk(config.accumulate) for t in (inputs, labels)]
             for number, (x, y) in enumerate(zip(*parts, strict=True), 1):
-                waits = ranks.size > 1 and number < config.accumulate  # gradients meet at the last
-                with autocast(), run.no_sync() if waits else contextlib.nullcontext():
+                with autocast(), synchronise(number == config.accumulate):
                     loss, _ = run(x, y)
-                    # DDP takes the mean over processes, and the sum is wanted: hence their number.
+                    # They take the mean over processes, and the sum is wanted: hence their number.
                     scaler.scale(loss * ranks.size / targets).backward()
                 nats += loss.detach()
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            norm = norm.full_tensor() if sharded else norm
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -553,11 +587,15 @@ def _train(
                     "tokens_per_second": tokens / seconds,
                 }
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
-            if first and (step % config.eval_every == 0 or last):
+            if (first or sharded) and (
+                step % config.eval_every == 0 or last
+            ):  # it takes all shards
                 model.eval()
                 with autocast():
                     row |= evaluate(loss_model, validation, device)
                 model.train()
+                if sharded:  # FSDP keeps the root gathered after a forward, for its backward
+                    loss_model.reshard()
             if row:
                 if first:
                     log.add({"step": step, **row})
@@ -570,7 +608,7 @@ def _train(
             stop = bool(stopped)
             if ranks.size > 1:  # a signal may reach one before this step's end, another after it
                 stop = ranks.sum(torch.tensor(float(stop), device=device)).item() > 0
-            if first and (step % config.save_every == 0 or last or stop):
+            if (first or sharded) and (step % config.save_every == 0 or last or stop):
                 save()
             if stop and not last:
                 if first:
@@ -647,6 +685,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--compile", action="store_true", default=None)
+    parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
     out, resume = given.pop("out"), given.pop("resume")
     preset = PRESETS[given["preset"]]

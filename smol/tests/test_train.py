@@ -380,10 +380,11 @@ def test_a_signal_saves_and_stops(text, tmp_path, whole, number):
     assert losses(tmp_path) == losses(whole)
 
 
-def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole):
+@pytest.mark.parametrize("how", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
+def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole, how):
     """torchrun, two processes, gloo: the same losses at the same global batch, within 1e-4 (sums
     in another order, through twelve steps of Adam); their checkpoint resumes in one process."""
-    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "3")
+    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "3", *how)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = started([sys.executable, *torchrun, *module[1:]])
     _, said = process.communicate()
