@@ -5,10 +5,11 @@ been none.
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny --resume
     torchrun --nproc-per-node 8 -m smol.train --preset 135m ... (batch size: of all together)
 
-OUT gets metrics.jsonl (an object for each logged step) and the last checkpoints, step-000300 and
-so on: folders that `load_pretrained` and transformers load, with training.pt for the rest. A
-checkpoint is written beside and renamed when it is whole, so that a kill at any moment leaves the
-last good one; on the CPU a resumed run repeats the uninterrupted one to the bit.
+OUT gets metrics.jsonl (an object for each logged step, a sample where it was evaluated) and the
+last checkpoints, step-000300 and so on: folders that `load_pretrained` and transformers load, with
+training.pt for the rest. A checkpoint is written beside and renamed when it is whole, so that a
+kill at any moment leaves the last good one; on the CPU a resumed run repeats the uninterrupted one
+to the bit.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smol.config import SmolLM2Config
 from smol.data import Corpus, Stream, Windows, encode, load_corpus, open_stream, padded, tokenise
+from smol.generate import generate
 from smol.model import SmolLM2
 from smol.pretrained import load_pretrained, save_pretrained
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
@@ -322,6 +324,15 @@ def validation_of(corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig) 
     return Validation(batches, size, None)
 
 
+def sample(model: SmolLM2, tokenizer: BPETokenizer, length: int = 60, seed: int = 0) -> str:
+    """How the model begins a document: drawn at temperature 0.8, the same draws for a seed."""
+    device = model.embed_tokens.weight.device
+    end = torch.tensor([[tokenizer.eos_id]], device=device)
+    drawn = torch.Generator(device).manual_seed(seed)
+    settings = {"temperature": 0.8, "stop_ids": [tokenizer.eos_id], "generator": drawn}
+    return tokenizer.decode(generate(model, end, length, **settings)[0, 1:].tolist(), True)
+
+
 @torch.no_grad()
 def evaluate(loss_model: nn.Module, validation: Validation, device: torch.device) -> dict:
     """val_loss in nats a token, val_bits_per_byte and, where the floor is known, how far above
@@ -593,6 +604,9 @@ def _train(
                 model.eval()
                 with autocast():
                     row |= evaluate(loss_model, validation, device)
+                if not sharded:  # which samples cannot be taken from
+                    row["sample"] = sample(model, tokenizer)
+                    bar.write(f"step {step}: {' '.join(row['sample'].split())}", file=sys.stderr)
                 model.train()
                 if sharded:  # FSDP keeps the root gathered after a forward, for its backward
                     loss_model.reshard()

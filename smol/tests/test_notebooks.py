@@ -106,7 +106,8 @@ def test_set_up_fetches_the_series_where_there_is_only_a_notebook(tmp_path):
     """As in Colab: an empty folder and an address. A local repository stands in for the hub."""
     served = tmp_path / "served"
     (served / "smol").mkdir(parents=True)
-    for name in ("__init__.py", "config.py", "model.py", "pretrained.py", "tokenizer.py"):
+    for name in ("__init__", "config", "generate", "model", "pretrained", "tokenizer"):
+        name = f"{name}.py"
         (served / "smol" / name).write_text((ROOT / "smol" / name).read_text(encoding="utf-8"))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]

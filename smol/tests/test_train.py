@@ -282,6 +282,14 @@ def test_validation_on_other_texts_is_in_windows(text):
 # -- stopping and going on ------------------------------------------------------------------------
 
 
+def test_samples_are_logged_and_repeat(whole):
+    rows = read_log(whole / "metrics.jsonl")
+    assert [row["step"] for row in rows if "sample" in row] == [6, 12]
+    folder = whole / "step-000012"
+    tokenizer = train.BPETokenizer.load(folder)
+    assert train.sample(load_pretrained(folder), tokenizer) == rows[-1]["sample"] != ""
+
+
 def test_a_run_learns_and_leaves_a_model(whole):
     rows = losses(whole)
     assert [row[0] for row in rows] == list(range(1, 13))
@@ -388,6 +396,8 @@ def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole, how):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = started([sys.executable, *torchrun, *module[1:]])
     _, said = process.communicate()
+    if "'Stream' object has no attribute 'record_event'" in said:
+        pytest.skip(f"torch {torch.__version__} has FSDP2 for GPUs only")
     assert process.returncode == 0, said
     ours, theirs = losses(tmp_path), losses(whole)
     assert [row[0] for row in ours] == list(range(1, 13))
