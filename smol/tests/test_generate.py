@@ -9,7 +9,7 @@ from transformers import (
 )
 
 from smol.generate import generate, keep_top_k, keep_top_p, penalise
-from smol.tests.reference import tiny_reference
+from smol.pretrained import from_reference
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +18,8 @@ def ids() -> torch.Tensor:
     return torch.randint(50, (3, 9))
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_ids_equal_transformers(ours, reference, ids, use_cache, penalty):
-    theirs = reference.generate(
+def greedy_of_transformers(model, ids, penalty: float = 1.0) -> torch.Tensor:
+    return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=30,
@@ -30,6 +28,12 @@ def test_greedy_ids_equal_transformers(ours, reference, ids, use_cache, penalty)
         eos_token_id=None,
         pad_token_id=0,
     )
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_ids_equal_transformers(ours, reference, ids, use_cache, penalty):
+    theirs = greedy_of_transformers(reference, ids, penalty)
     settings = {"repetition_penalty": penalty, "use_cache": use_cache}
     assert torch.equal(generate(ours, ids, 30, **settings), theirs)
 
@@ -117,19 +121,8 @@ def test_a_text_too_long_is_refused(ours, ids):
         generate(ours, ids, 0)
 
 
-def test_planted_bugs_would_show(reference, ids):
-    """One matrix turned gives other ids: the comparison of greedy ids can fail."""
-    model = tiny_reference()
-    from smol.pretrained import from_reference
-
-    broken = from_reference(model)
+def test_one_turned_matrix_gives_other_ids(reference, ids):
+    """The comparison of greedy ids can fail."""
+    broken = from_reference(reference)
     broken.layers[0].self_attn.k_proj.weight.data.mul_(-1)
-    theirs = reference.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=30,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    assert not torch.equal(generate(broken, ids, 30), theirs)
+    assert not torch.equal(generate(broken, ids, 30), greedy_of_transformers(reference, ids))
