@@ -358,7 +358,7 @@ def wait_for_rows(out: Path, process: subprocess.Popen, count: int) -> None:
 
 def test_killed_at_random_moments_and_resumed(text, tmp_path, whole):
     """SIGKILL, as often as SMOL_KILLS says: after some row of the log and a random while."""
-    rng, kills = random.Random(0), int(os.environ.get("SMOL_KILLS", "2"))
+    rng, kills = random.Random(0), int(os.environ.get("SMOL_KILLS", "1"))
     for _ in range(kills):
         more = ["--resume"] if checkpoints(tmp_path) else []
         process = started(command(text, tmp_path, *more))
@@ -374,18 +374,35 @@ def test_killed_at_random_moments_and_resumed(text, tmp_path, whole):
     assert losses(tmp_path) == losses(whole)
 
 
+def signalled(monkeypatch, number: int, step: int, times: int = 1) -> None:
+    """The log sends this process the signal when it has written that step."""
+    add = train.Log.add
+
+    def add_and_send(log, row):
+        add(log, row)
+        for _ in range(times if row["step"] == step else 0):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(train.Log, "add", add_and_send)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops(text, tmp_path, whole, number):
-    process = started([*command(text, tmp_path), "--save-every", "1000"])
-    wait_for_rows(tmp_path, process, 2)
-    process.send_signal(number)
-    _, said = process.communicate()
-    assert process.returncode == 0
-    assert f"stopped by {number.name} after step" in said
-    (last,) = checkpoints(tmp_path)
-    assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == int(last.name[-6:])
+def test_a_signal_saves_and_stops(text, tmp_path, whole, number, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    signalled(monkeypatch, number, step=5)
+    train.train(settings(text, save_every=1000), tmp_path)
+    assert f"stopped by {number.name} after step 5, saved: --resume" in capsys.readouterr().err
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000005"]
+    assert signal.getsignal(number) is before  # the old handlers are back
     train.train(settings(text), tmp_path, resume=True)
     assert losses(tmp_path) == losses(whole)
+
+
+def test_a_second_signal_stops_at_once(text, tmp_path, monkeypatch):
+    signalled(monkeypatch, signal.SIGINT, step=2, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(settings(text), tmp_path)
+    assert checkpoints(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
