@@ -230,9 +230,10 @@ class Grammar:
 
         Wherever there is a choice, no text of one alternative is the beginning of a text of
         another (or the whole of it), so that text and choices so far fix the next choice: two
-        different series of choices can never give one text. That `entropy` accepts the grammar
-        is the other half: nothing is drawn that is not printed.
+        different series of choices can never give one text. (Every draw is printed where it is
+        made, and `entropy` refuses one that is missing or made twice.)
         """
+        self.entropy()
         for name, alternatives in self.rules.items():
             for i, one in enumerate(alternatives):
                 for other in alternatives[:i]:

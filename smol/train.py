@@ -46,7 +46,7 @@ from smol.config import SmolLM2Config
 from smol.data import Corpus, Stream, Windows, encode, load_corpus, open_stream, padded, tokenise
 from smol.generate import generate
 from smol.model import SmolLM2
-from smol.pretrained import load_pretrained, save_pretrained
+from smol.pretrained import load_pretrained, save_pretrained, written_beside
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
 
 
@@ -364,8 +364,6 @@ def save_checkpoint(
         tokenizer.save(part)
         weights = _sha256(part / "model.safetensors")
         torch.save({**state, "step": step, "weights": weights}, part / "training.pt")
-        if folder.exists():  # of an earlier run that was resumed from before it
-            shutil.rmtree(folder)
         os.replace(part, folder)
     except (OSError, RuntimeError) as error:  # the latter is how torch.save says "disk full"
         raise OSError(
@@ -416,7 +414,8 @@ class Log:
 
     def __init__(self, file: Path, after: int):
         kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
-        file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with written_beside(file.parent, file.name) as (part,):
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self.file = file
 
     def add(self, row: dict) -> None:
@@ -484,11 +483,11 @@ def _train(
 
     corpus = open_stream(config.data) if config.data == "cosmopedia" else load_corpus(config.data)
     tokenizer = tokenizer_of(corpus, config)
-    if first:
-        batches = batches_of(corpus, tokenizer, config)  # which may write the tokens' file
-    ranks.barrier()
     if not first:
-        batches = batches_of(corpus, tokenizer, config)
+        ranks.barrier()  # until the first one has written the tokens' file
+    batches = batches_of(corpus, tokenizer, config)
+    if first:
+        ranks.barrier()
     validation = validation_of(corpus, tokenizer, config)
     if state:
         model = load_pretrained(old[-1])

@@ -224,7 +224,7 @@ def test_the_same_curve_as_the_hugging_face_model(text):
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-5
 
 
-def test_accumulated_parts_are_the_whole_batch(text, tmp_path, whole):
+def test_accumulated_parts_are_the_whole_batch(text, tmp_path):
     train.train(settings(text, accumulate=4, steps=3), tmp_path / "parts")
     train.train(settings(text, steps=3), tmp_path / "one")
     for a, b in zip(losses(tmp_path / "parts"), losses(tmp_path / "one"), strict=True):
@@ -304,9 +304,9 @@ def test_a_run_learns_and_leaves_a_model(whole):
     assert torch.equal(theirs(ids, use_cache=False).logits, model(ids))
 
 
-@pytest.mark.parametrize("after", [3, 5, 6])
+@pytest.mark.parametrize("after", [4, 6, 11])
 def test_resumed_is_uninterrupted_to_the_bit(text, whole, tmp_path, after, monkeypatch):
-    """Killed after `after` steps (the last checkpoint is then at 3 or 6) and gone on with."""
+    """Killed after `after` steps, before any checkpoint of the same step, and gone on with."""
     add = train.Log.add
 
     def dies(log, row):
@@ -318,10 +318,8 @@ def test_resumed_is_uninterrupted_to_the_bit(text, whole, tmp_path, after, monke
     with pytest.raises(KeyboardInterrupt):
         train.train(settings(text), tmp_path)
     monkeypatch.setattr(train.Log, "add", add)
-    if not checkpoints(tmp_path):  # the log comes before the checkpoint of the same step
-        train.train(settings(text), tmp_path)
-    else:
-        train.train(settings(text), tmp_path, resume=True)
+    assert len(losses(tmp_path)) == after
+    train.train(settings(text), tmp_path, resume=True)
     assert losses(tmp_path) == losses(whole)
     weights = [load_pretrained(out / "step-000012").state_dict() for out in (tmp_path, whole)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
@@ -540,3 +538,17 @@ def test_a_log_cut_short_is_read_up_to_there(tmp_path):
     assert read_log(file) == [{"step": 1, "loss": 2.0}]
     train.Log(file, after=1)
     assert file.read_text() == '{"step": 1, "loss": 2.0}\n'
+
+
+def test_a_full_disk_on_resume_leaves_the_log(two, monkeypatch):
+    file, write = two / "metrics.jsonl", Path.write_text
+    before = file.read_bytes()
+
+    def fills_up(self, text, **kwargs):
+        write(self, text[:10], **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fills_up)
+    with pytest.raises(OSError, match="what stood there still stands"):
+        train.Log(file, after=9)
+    assert file.read_bytes() == before
