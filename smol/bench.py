@@ -1,4 +1,4 @@
-"""Side by side with the libraries: `python -m smol.bench tokenizer [--json FILE]`.
+"""Side by side with the libraries: `python -m smol.bench [train|tokenizer|all] [--json FILE]`.
 
 One process, the contestants in turn, round after round, so that what else the machine does hits
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
@@ -6,6 +6,8 @@ says more about the machine than about the code.
 """
 
 import argparse
+import copy
+import dataclasses
 import json
 import os
 import platform
@@ -18,9 +20,16 @@ from datetime import date
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from smol.pretrained import written_beside
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smol.count import flops_per_token
+from smol.pretrained import from_reference, written_beside
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer, byte_alphabet, merge_pair
+from smol.train import PRESETS, LossModel, choose_device, choose_precision, parameter_groups
 
 
 def side_by_side(contestants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
@@ -151,7 +160,169 @@ def tokenizer(rounds: int = 5, vocab_size: int = 4096, naive_count: int = 30) ->
     return rows
 
 
-BENCHES = {"tokenizer": tokenizer}
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """FLOPs a second of a product of two `size` × `size` matrices: the best of ten."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = side_by_side({"product": lambda: _done(a @ b)}, rounds=10)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def _done(result: Tensor) -> Tensor:
+    """`result`, when the GPU has really computed it."""
+    if result.device.type == "cuda":
+        torch.cuda.synchronize()
+    return result
+
+
+class Rung(NamedTuple):
+    """One way to take the same training step."""
+
+    name: str
+    dtype: str = "float32"
+    tf32: bool = False
+    theirs: bool = False  # the model of transformers, its logits in one piece
+    chunk: int | None = None  # None: ours too holds all logits at once
+    fused: bool = False
+    compile: bool = False
+
+
+def ladder(device: torch.device) -> list[Rung]:
+    """Each rung adds one thing to the one before, where this device has it."""
+    rows = [Rung("transformers"), Rung("ours")]
+    if device.type == "cuda":
+        rows.append(Rung("+ TF32", tf32=True))
+    dtype = "float32"
+    if choose_precision(device).autocast == torch.bfloat16 or device.type == "cpu":
+        dtype = "bfloat16"
+        rows.append(Rung("+ bf16", dtype, rows[-1].tf32))
+    more = {"tf32": rows[-1].tf32, "dtype": dtype}
+    for name, key, value in (
+        ("+ fused AdamW", "fused", True),
+        ("+ chunked loss", "chunk", 4096 if device.type == "cuda" else 512),
+        ("+ compile", "compile", True),
+    ):
+        more[key] = value
+        rows.append(Rung(name, **more))
+    plain = {"tf32": more["tf32"], "dtype": dtype, "theirs": True}
+    rows += [Rung("transformers, so too", fused=True, **plain)]
+    return [*rows, rows[-1]._replace(name="transformers, so too, compiled", compile=True)]
+
+
+def train(
+    preset: str | None = None, batch_size: int = 0, seq_len: int = 0, rounds: int = 5
+) -> dict:
+    """One training step on every rung of the ladder, and transformers' model in the same loop.
+
+    On a CUDA GPU SmolLM2-135M, 32 × 1,024 tokens; on the CPU the preset "small", 16 × 256. The
+    model's share of the arithmetic (MFU) is taken against a matrix product measured here, in fp32
+    or bf16 as the rung has it; its FLOPs count full attention. Memory is a GPU's only: what one
+    contestant holds at most in a step, the weights and the optimizer's state with it.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    device = choose_device()
+    cuda = device.type == "cuda"
+    preset = PRESETS[preset or ("135m" if cuda else "small")]
+    config = dataclasses.replace(preset.config, vocab_size=preset.vocab_size or 49_152)
+    B, T = batch_size or (32 if cuda else 16), seq_len or (1024 if cuda else 256)
+    torch.manual_seed(0)
+    ids = torch.randint(config.vocab_size, (B, T + 1), device=device)
+    theirs = LlamaForCausalLM(LlamaConfig(**config.to_dict())).to(device)
+    rungs = {rung.name: rung for rung in ladder(device)}
+    steps, losses, resident = {}, {}, {}
+    for name, rung in rungs.items():
+        before = _allocated(device)
+        model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(device)
+        steps[name] = _training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
+        losses[name] = steps[name]()  # the optimizer's state is made here
+        resident[name] = _allocated(device) - before
+        first = losses["transformers"]
+        if abs(losses[name] - first) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
+            raise AssertionError(f"{name} has a loss of {losses[name]}, transformers {first}")
+        print(f"{name}: loss {losses[name]:.4f} in the first step", file=sys.stderr)
+    seconds = side_by_side(steps, rounds)
+    peaks = {name: _peak(step, device) for name, step in steps.items()}
+    rates = {
+        dtype: matmul_rate(device, getattr(torch, dtype), 8192 if cuda else 2048)
+        for dtype in sorted({rung.dtype for rung in rungs.values()})
+    }
+    flops = B * T * flops_per_token(config, T)
+    print(f"{'':32}{'a step':<30}{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory")
+    rows = []
+    for name, rung in rungs.items():
+        middle = statistics.median(seconds[name])
+        pairs = zip(seconds["transformers"], seconds[name], strict=True)
+        row = {
+            "name": name,
+            "loss": losses[name],
+            "seconds": seconds[name],
+            "tokens_per_second": B * T / middle,
+            "speedup": statistics.median(a / b for a, b in pairs),
+            "mfu": flops / middle / rates[rung.dtype],
+            "memory": peaks[name] and peaks[name] + resident[name],
+        }
+        rows.append(row)
+        print(
+            f"{name:32}{spread(seconds[name]):<30}{row['tokens_per_second']:9,.0f}  "
+            f"{row['speedup']:14.2f}  {row['mfu']:5.0%}  "
+            + (f"{row['memory'] / 1e9:.1f} GB" if row["memory"] else "not measured")
+        )
+    for dtype, rate in rates.items():
+        print(f"matrix product, {dtype}: {rate / 1e12:.2f} TFLOP/s measured")
+    return {
+        "preset": dataclasses.asdict(config),
+        "batch_size": B,
+        "seq_len": T,
+        "flops_per_step": flops,
+        "matmul_flops_per_second": rates,
+        "rungs": rows,
+    }
+
+
+def _training_step(model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor) -> Callable:
+    """A function that takes one step on always the same batch, and gives the loss before it."""
+    if rung.chunk:
+        run = LossModel(model, rung.chunk)
+    else:
+
+        def run(inputs, labels):
+            logits = model(inputs)
+            logits = getattr(logits, "logits", logits).float()
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), None
+
+    run = torch.compile(run) if rung.compile else run
+    fused = rung.fused
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-5, fused=fused)
+    dtype, kind = getattr(torch, rung.dtype), inputs.device.type
+
+    def step() -> float:
+        torch.set_float32_matmul_precision("high" if rung.tf32 else "highest")
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            loss = run(inputs, labels)[0] / labels.numel()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return _done(loss.detach()).item()
+
+    return step
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+def _peak(step: Callable, device: torch.device) -> int | None:
+    """Bytes that a step takes beyond what is held before it; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+BENCHES = {"train": train, "tokenizer": tokenizer}
 
 
 def machine() -> dict[str, str | int]:
@@ -166,6 +337,7 @@ def machine() -> dict[str, str | int]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count() or 0,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "tokenizers", "regex")},
     }

@@ -9,7 +9,8 @@ drawn so far is a small state, and a run that loads it sees the very batches it 
     windows = Windows(tokens.train, batch_size=8, seq_len=256)
     inputs, labels = next(windows)                            # (B, T) each, int64
 
-A corpus too large to store is streamed: open_stream and Stream. B and T as in smol/model.py.
+A corpus too large to store is streamed: open_stream and Stream. Stories need not be stored at all:
+FreshStories has new ones written as it goes. B and T as in smol/model.py.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import urllib.request
 import zlib
 from collections.abc import Iterable, Sequence
@@ -30,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smol import stories
 from smol.pretrained import check_hash, written_beside
 
 if TYPE_CHECKING:
@@ -194,7 +197,8 @@ class Windows:
     """Batches from tokens on disk, without end: windows of T + 1 tokens, drawn uniformly.
 
     `next()` gives inputs and labels, (B, T) int64 on the CPU; labels are the inputs one token on.
-    A window may reach over the end of a document into the next. `tokens_seen` counts labels.
+    A window may reach over the end of a document into the next. `tokens_seen` counts labels,
+    `unique_tokens` each token of the corpus once, and `corpus_tokens` is how many it has.
     The draws depend on `seed` alone, and on no other use of random numbers.
     """
 
@@ -206,7 +210,8 @@ class Windows:
             )
         crc = zlib.crc32(np.array(tokens[:: len(tokens) // 2**20 + 1], dtype=np.int64))
         self._settings = {"tokens": len(tokens), "crc": crc, **_sizes(batch_size, seq_len)}
-        self._tokens, self.tokens_seen = tokens, 0
+        self._tokens, self._seen = tokens, np.zeros(len(tokens), bool)
+        self.corpus_tokens, self.tokens_seen, self.unique_tokens = len(tokens), 0, 0
         self._generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> "Windows":
@@ -217,19 +222,28 @@ class Windows:
         starts = torch.randint(len(self._tokens) - T, (B,), generator=self._generator).tolist()
         rows = np.stack([self._tokens[start : start + T + 1] for start in starts])
         self.tokens_seen += B * T
+        for start in starts:
+            window = self._seen[start + 1 : start + T + 1]
+            self.unique_tokens += T - int(window.sum())
+            window[:] = True
         inputs, labels = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
         return torch.from_numpy(inputs), torch.from_numpy(labels)
 
     def state_dict(self) -> dict:
-        """The position, in numbers and a tensor: `torch.load(weights_only=True)` takes it."""
-        generator = self._generator.get_state()
-        return {**self._settings, "tokens_seen": self.tokens_seen, "generator": generator}
+        """The position, in numbers and tensors: `torch.load(weights_only=True)` takes it."""
+        return {
+            **self._settings,
+            "tokens_seen": self.tokens_seen,
+            "seen": torch.from_numpy(np.packbits(self._seen)),
+            "generator": self._generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was taken. ValueError for other data or sizes."""
         _check_settings(self._settings, state)
         self._generator.set_state(state["generator"].cpu())
-        self.tokens_seen = state["tokens_seen"]
+        self._seen = np.unpackbits(state["seen"].numpy(), count=len(self._tokens)).astype(bool)
+        self.tokens_seen, self.unique_tokens = state["tokens_seen"], int(self._seen.sum())
 
 
 class Stream:
@@ -238,7 +252,7 @@ class Stream:
     `documents` is a datasets.IterableDataset with a column "text". `next()` gives inputs and
     labels, (B, T) int64: B windows in a row, and the next batch begins with this one's last
     label, so that every token is a label once. `tokens_seen` counts them, `epoch` how often the
-    source was started over.
+    source was started over, and `corpus_tokens` how many it has: None before that is known.
 
     datasets' own shuffle buffer is lost on resume. Here the documents are read in blocks, and
     the order within one depends on `seed` and its number only: to resume, it is read again.
@@ -268,6 +282,12 @@ class Stream:
         self._number, self._at, self._block, self._used = 0, self._start, [], 0
         self._end, self._ids = self._start, []
         self.tokens_seen = self.epoch = 0
+        self.corpus_tokens: int | None = None
+
+    @property
+    def unique_tokens(self) -> int:
+        """`tokens_seen` without what came again after the end of the source."""
+        return min(self.tokens_seen, self.corpus_tokens or self.tokens_seen)
 
     def __iter__(self) -> "Stream":
         return self
@@ -292,6 +312,7 @@ class Stream:
             **self._settings,
             "tokens_seen": self.tokens_seen,
             "epoch": self.epoch,
+            "corpus_tokens": self.corpus_tokens,
             "block": self._number,
             "block_start": self._at,
             "block_crc": _crc(self._block),
@@ -315,12 +336,15 @@ class Stream:
             raise ValueError("the source yields other documents than it did for the saved state")
         self._number, self._at, self._block, self._used = state["block"], at, block, state["used"]
         self.tokens_seen, self.epoch = state["tokens_seen"], state["epoch"]
+        self.corpus_tokens = state["corpus_tokens"]
         self._ids = state["ids"].tolist()
 
     def _next_block(self) -> None:
         at, number, epoch = self._end, self._number + 1, self.epoch
         block = self._read(at, number)
         if not block:  # the source is at its end
+            if not epoch:
+                self.corpus_tokens = self.tokens_seen + len(self._ids)
             at, epoch = self._start, epoch + 1
             block = self._read(at, number)
         if not block:
@@ -340,6 +364,49 @@ class Stream:
             order = np.random.default_rng([self._settings["seed"], number])
             block = [block[i] for i in order.permutation(len(block))]
         return block
+
+
+class FreshStories:
+    """Batches of stories that are written as they are wanted, without end: none comes twice.
+
+    `next()` gives inputs and labels, (B, T) int64: each row one whole story after an end of text
+    and with one at its end (`padded`), cut at seq_len labels. Story n of a seed is always the
+    same, so that the position is a number. That one of them stands in data/stories.txt too, be it
+    held out there, is as good as impossible: two stories are alike with a probability of e^-70.
+    """
+
+    corpus_tokens = None  # there is no end to them
+
+    def __init__(self, tokenizer, batch_size: int, seq_len: int, seed: int = 0):
+        self._settings = {**_sizes(batch_size, seq_len), "seed": seed}
+        self._settings["tokenizer"] = tokenizer.fingerprint
+        self._tokenizer, self._written, self.tokens_seen = tokenizer, 0, 0
+
+    @property
+    def unique_tokens(self) -> int:
+        return self.tokens_seen
+
+    def __iter__(self) -> "FreshStories":
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        end, rows = self._tokenizer.eos_id, []
+        for number in range(self._written, self._written + self._settings["batch_size"]):
+            rng = random.Random(f"{self._settings['seed']} {number}")
+            rows.append([end, *_ids(stories.grammar().write(rng), self._tokenizer)])
+        self._written += len(rows)
+        inputs, labels = padded(rows, end, self._settings["seq_len"])
+        self.tokens_seen += (labels != -100).sum().item()
+        return inputs, labels
+
+    def state_dict(self) -> dict:
+        """How far it has come, in numbers, for `torch.load` as above."""
+        return {**self._settings, "written": self._written, "tokens_seen": self.tokens_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on where `state` was taken. ValueError for other settings."""
+        _check_settings(self._settings, state)
+        self._written, self.tokens_seen = state["written"], state["tokens_seen"]
 
 
 def padded(

@@ -573,3 +573,87 @@ def compression(lines: dict[str, tuple[list[int], list[float]]]):
     ax.legend()
     last = ", ".join(f"{name} {values[-1]:.1f}" for name, (_, values) in lines.items())
     return fig, f"bytes a token grow with the vocabulary and level off; at the largest: {last}"
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@_styled
+def schedules(rates: dict[str, list[float]]):
+    """Each schedule's part of the full learning rate, step by step."""
+    fig, ax = _figure(6.4, 2.3)
+    for color, (name, values) in zip(PALETTE, rates.items(), strict=False):
+        ax.plot(values, color=color, label=name)
+    ax.set(xlabel="step", ylabel="part of the full rate", ylim=(0, 1.05))
+    ax.legend(loc="lower left")
+    return fig, f"learning rates by step: {' and '.join(rates)} warm up and end near 0"
+
+
+@_styled
+def sweep(rates: list[float], losses: list[float]):
+    """The loss that each learning rate came to."""
+    fig, ax = _figure(6.4, 2.4)
+    ax.plot(rates, losses, "o-", color=BLUE)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss after the sweep's steps")
+    ax.grid(axis="y")
+    return fig, f"the loss against {len(rates)} learning rates, on a log scale"
+
+
+@_styled
+def training(log: list[dict], lines: dict[str, float]):
+    """A run's loss and held-out loss against what knows less, or all there is to know."""
+    fig, ax = _figure(7.6, 3.6)
+    held_out = [row for row in log if "val_loss" in row]
+    rows = [row for row in log if "loss" in row]
+    for style, part, key in (("-", rows, "loss"), ("o-", held_out, "val_loss")):
+        name = "training" if key == "loss" else "held out"
+        color = SKY if key == "loss" else BLUE
+        ax.plot(
+            [row["step"] for row in part],
+            [row[key] for row in part],
+            style,
+            color=color,
+            label=name,
+        )
+    for name, value in lines.items():
+        ax.axhline(value, color=RED if "floor" in name else SOFT, lw=1.2, ls="--")
+        ax.annotate(
+            f" {name} {value:.2f}",
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+        )
+    ax.set(xlabel="step", ylabel="nats a token", ylim=(0, None), xlim=(0, None))
+    ax.legend(loc="upper right")
+    return fig, f"training and held-out loss by step, between the lines {', '.join(lines)}"
+
+
+@_styled
+def by_depth(norms: dict[str, list[float]]):
+    """The length of each block's gradient, on a log scale, the first block on the left."""
+    fig, ax = _figure(7.0, 2.6)
+    for color, (name, values) in zip((BLUE, RED), norms.items(), strict=False):
+        ax.plot(range(1, len(values) + 1), values, "o-", ms=4, color=color, label=name)
+    ax.set(yscale="log", xlabel="block", ylabel="length of its gradient")
+    ax.grid(axis="y")
+    ax.legend(loc="lower right")
+    return fig, f"the length of each block's gradient, first to last: {', '.join(norms)}"
+
+
+@_styled
+def ladder(rungs: list[dict], machine: str):
+    """How many times as fast as transformers each rung of `smol.bench train` was."""
+    fig, ax = _figure(7.6, 0.4 + 0.34 * len(rungs))
+    names = [rung["name"] for rung in rungs]
+    values = [rung["speedup"] for rung in rungs]
+    colors = [ORANGE if "transformers" in name else BLUE for name in names]
+    bars = ax.barh(names, values, color=colors, height=0.7)
+    ax.bar_label(bars, [f"{value:.2f} ×" for value in values], padding=4)
+    ax.invert_yaxis()
+    ax.set(title=f"training steps a second against transformers' model in fp32, {machine}")
+    ax.set(xticks=[], xlim=(0, 1.15 * max(values)))
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(length=0)
+    said = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True))
+    return fig, f"training speed on {machine} against transformers' in fp32: {said}"

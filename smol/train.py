@@ -3,6 +3,7 @@ been none.
 
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny --resume
+    python -m smol.train --preset small --data fresh --steps 3000 --out runs/small
     torchrun --nproc-per-node 8 -m smol.train --preset 135m ... (batch size: of all together)
 
 OUT gets metrics.jsonl (an object for each logged step, a sample where it was evaluated) and the
@@ -10,6 +11,9 @@ last checkpoints, step-000300 and so on: folders that `load_pretrained` and tran
 training.pt for the rest. A checkpoint is written beside and renamed when it is whole, so that a
 kill at any moment leaves the last good one; on the CPU a resumed run repeats the uninterrupted one
 to the bit.
+
+The data "stories" are those of data/stories.txt; "fresh" ones are written as the run goes, so that
+none comes twice; held out are the same ones of the file for both.
 """
 
 import argparse
@@ -43,7 +47,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from smol.config import SmolLM2Config
-from smol.data import Corpus, Stream, Windows, encode, load_corpus, open_stream, padded, tokenise
+from smol.data import (
+    Corpus,
+    FreshStories,
+    Stream,
+    Windows,
+    encode,
+    load_corpus,
+    open_stream,
+    padded,
+    tokenise,
+)
 from smol.generate import generate
 from smol.model import SmolLM2
 from smol.pretrained import load_pretrained, save_pretrained, written_beside
@@ -76,7 +90,7 @@ def _scaled_down(hidden_size: int, layers: int, heads: int) -> SmolLM2Config:
 
 PRESETS = {
     "tiny": Preset(_scaled_down(96, 3, 3), 1024, 8, 256, 6e-3),
-    "small": Preset(_scaled_down(192, 6, 6), 2048, 16, 256, 3e-3),
+    "small": Preset(_scaled_down(192, 4, 3), 2048, 16, 256, 3e-3),
     "135m": Preset(SmolLM2Config(), None, 4, 256, 1e-3),
 }
 
@@ -96,6 +110,7 @@ class TrainConfig:
     seq_len: int = 256
     accumulate: int = 1
     learning_rate: float = 6e-3
+    optimizer: str = "adamw"
     schedule: str = "wsd"
     warmup: float = 0.05
     decay: float = 0.2
@@ -119,6 +134,12 @@ class TrainConfig:
             raise ValueError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer {self.optimizer!r} is none of adamw, muon")
+        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"torch {torch.__version__} has no Muon, 2.9 has: take adamw")
+        if self.optimizer == "muon" and self.fsdp:
+            raise ValueError("muon needs whole matrices, and fsdp cuts them: take adamw")
         for name in ("steps", "batch_size", "seq_len", "accumulate", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -132,9 +153,12 @@ class TrainConfig:
             raise ValueError(f"seq_len {self.seq_len} is over the preset's context of {longest}")
 
     def deciding(self) -> dict:
-        """The settings that a checkpoint and the run that resumes it must share."""
-        free = ("device", "compile", "fsdp", "log_every", "eval_every", "save_every", "keep")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
+        """The settings that a checkpoint and the run that resumes it must share.
+
+        Not `steps`: a run may be made longer, and goes on with the longer schedule.
+        """
+        free = ("steps", "device", "compile", "fsdp", "log_every", "eval_every", "save_every")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in (*free, "keep")}
 
 
 # -- how fast to learn ----------------------------------------------------------------------------
@@ -171,6 +195,28 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def optimizers_of(
+    model: nn.Module, config: TrainConfig, fused: bool
+) -> list[torch.optim.Optimizer]:
+    """What takes the step: AdamW alone (Loshchilov & Hutter 2019), or Muon and AdamW.
+
+    Muon (Jordan et al. 2024) makes each matrix' step orthogonal, of the size that AdamW's would
+    have (Liu et al. 2025). It is for the matrices between embedding and head; AdamW takes the
+    rest, which then does not decay.
+    """
+    adamw = {"lr": config.learning_rate, "betas": config.betas, "fused": fused}
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(parameter_groups(model, config.weight_decay), **adamw)]
+    named = dict(model.named_parameters()).items()
+    rest = [p for name, p in named if p.ndim < 2 or name.startswith(("embed_tokens", "lm_head"))]
+    matrices = [p for p in model.parameters() if not any(p is other for other in rest)]
+    muon = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    return [
+        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon),
+        torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
     ]
 
 
@@ -255,7 +301,8 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor, chunk: i
     hidden (B, T, D), head (V, D), labels (B, T), -100 = no target. For 32 × 1,024 tokens and
     49,152 ids the fp32 logits alone are 6.4 GB, and their gradient as much again. Here each
     chunk's logits are dropped after the sum and computed once more for the gradient, which is
-    exact: one more product with the head (about a fifth of SmolLM2-135M's forward pass).
+    exact: one more product with the head (about a fifth of SmolLM2-135M's forward pass). Where one
+    chunk is enough, nothing is computed twice.
     """
     rows, targets = hidden.flatten(0, 1), labels.flatten()
 
@@ -263,6 +310,8 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor, chunk: i
         logits = F.linear(rows, head).float()
         return F.cross_entropy(logits, targets, reduction="sum", ignore_index=-100)
 
+    if len(rows) <= chunk:
+        return loss_of(rows, targets)
     pairs = zip(rows.split(chunk), targets.split(chunk), strict=True)
     return sum(checkpoint(loss_of, r, t, use_reentrant=False) for r, t in pairs)
 
@@ -480,8 +529,15 @@ def _train(
     if resume and not old:
         raise FileNotFoundError(f"{out} holds no checkpoint to resume: start without --resume")
     state = load_checkpoint(old[-1], config) if resume else None
+    if state and state["step"] > config.steps:
+        raise ValueError(
+            f"{out} is at step {state['step']}, past {config.steps}: take more --steps"
+        )
 
-    corpus = open_stream(config.data) if config.data == "cosmopedia" else load_corpus(config.data)
+    if config.data == "cosmopedia":
+        corpus = open_stream(config.data)
+    else:
+        corpus = load_corpus("stories" if config.data == "fresh" else config.data)
     tokenizer = tokenizer_of(corpus, config)
     if not first:
         ranks.barrier()  # until the first one has written the tokens' file
@@ -506,16 +562,11 @@ def _train(
     elif ranks.size > 1:
         run = DistributedDataParallel(run, device_ids=[device] if device.type == "cuda" else None)
     sharded = ranks.size > 1 and config.fsdp
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=device.type == "cuda",
-    )
+    optimizers = optimizers_of(model, config, fused=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
     if state:
         whole = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
+        set_optimizer_state_dict(model, optimizers, state["optimizer"], options=whole)
         scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
     run = torch.compile(run) if config.compile else run
@@ -535,7 +586,7 @@ def _train(
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathered on rank 0
         state = {
             "config": json.loads(json.dumps(config.deciding())),
-            "optimizer": get_optimizer_state_dict(model, optimizer, options=whole),
+            "optimizer": get_optimizer_state_dict(model, optimizers, options=whole),
             "scaler": scaler.state_dict(),
             "batches": batches.state_dict(),
             "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU
@@ -565,7 +616,7 @@ def _train(
         since, tokens = time.perf_counter(), 0
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
-            for group in optimizer.param_groups:
+            for group in [group for o in optimizers for group in o.param_groups]:
                 group["lr"] = rate
             inputs, labels = next(batches)
             targets = (labels != -100).sum().item()
@@ -577,12 +628,14 @@ def _train(
                     # They take the mean over processes, and the sum is wanted: hence their number.
                     scaler.scale(loss * ranks.size / targets).backward()
                 nats += loss.detach()
-            scaler.unscale_(optimizer)
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             norm = norm.full_tensor() if sharded else norm
-            scaler.step(optimizer)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+                optimizer.zero_grad(set_to_none=True)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
             step, tokens = step + 1, tokens + targets
             bar.update()
 
@@ -594,6 +647,7 @@ def _train(
                     "lr": rate,
                     "grad_norm": norm.item(),
                     "tokens": batches.tokens_seen,
+                    "unique_tokens": batches.unique_tokens,
                     "tokens_per_second": tokens / seconds,
                 }
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -629,8 +683,17 @@ def _train(
                     said = f"stopped by {why} after step {step}, saved: --resume goes on"
                     bar.write(said, file=sys.stderr)
                 break
+    if first:
+        bar.write(_seen(batches), file=sys.stderr)
     ranks.barrier()
     return model.eval()
+
+
+def _seen(batches: Windows | Stream | FreshStories) -> str:
+    said = f"{batches.tokens_seen:,} tokens seen, {batches.unique_tokens:,} of them unique"
+    if batches.corpus_tokens:
+        return f"{said}: {batches.tokens_seen / batches.corpus_tokens:.2f} epochs"
+    return said
 
 
 def tokenizer_of(corpus: Corpus, config: TrainConfig) -> BPETokenizer:
@@ -642,9 +705,13 @@ def tokenizer_of(corpus: Corpus, config: TrainConfig) -> BPETokenizer:
     return BPETokenizer.train(texts, size, SPECIAL_TOKENS)
 
 
-def batches_of(corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig) -> Windows | Stream:
-    """Windows of a corpus on disk, or the packed documents of a stream."""
+def batches_of(
+    corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig
+) -> Windows | Stream | FreshStories:
+    """Windows of a corpus on disk, the packed documents of a stream, or whole new stories."""
     size = (config.batch_size, config.seq_len, config.seed)
+    if config.data == "fresh":
+        return FreshStories(tokenizer, *size)
     if isinstance(corpus.train, list):
         return Windows(tokenise(corpus, tokenizer).train, *size)
     return Stream(corpus.train, tokenizer, *size)
@@ -677,7 +744,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument(
-        "--data", default="stories", help="stories, shakespeare, cosmopedia, a path"
+        "--data", default="stories", help="stories, fresh, shakespeare, cosmopedia, a path"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for log and checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from OUT's last checkpoint")
@@ -694,6 +761,7 @@ def main() -> int:
         ("tokenizer", str),
     ):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"))
     parser.add_argument("--schedule", choices=SCHEDULES)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"))

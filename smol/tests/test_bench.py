@@ -56,7 +56,7 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
         bench.main()
-    assert "no benchmark quantum: choose from tokenizer, all" in capsys.readouterr().err
+    assert "no benchmark quantum: choose from train, tokenizer, all" in capsys.readouterr().err
 
 
 def test_the_readme_says_what_was_measured():

@@ -21,9 +21,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smol import SmolLM2, data
+from smol import SmolLM2, data, stories
 from smol.data import (
     Corpus,
+    FreshStories,
     Stream,
     Windows,
     encode,
@@ -890,3 +891,71 @@ def test_no_target_at_all_is_refused(sequences):
 
 def test_a_length_below_one_is_refused():
     refuses(ValueError, "max_length must be 1 or more, got 0", padded, [[1, 2]], 0, max_length=0)
+
+
+# -- fresh stories --------------------------------------------------------------------------------
+
+
+def test_fresh_stories_are_whole_new_and_of_the_grammar():
+    batches = FreshStories(Bytes(), 3, 4000, seed=5)
+    seen = []
+    for inputs, labels in (next(batches), next(batches)):
+        assert inputs.shape == labels.shape and len(inputs) == 3
+        for row, targets in zip(inputs, labels, strict=True):
+            ids = targets[targets != -100]
+            assert row[0] == ids[-1] == EOS
+            assert torch.equal(row[1 : len(ids)], ids[:-1])
+            seen.append(bytes(ids[:-1].tolist()).decode())
+            stories.read(seen[-1])  # raises for what the grammar cannot have written
+    assert len(set(seen)) == 6
+    assert batches.tokens_seen == batches.unique_tokens == sum(len(s.encode()) + 1 for s in seen)
+
+
+def test_fresh_stories_resume_and_are_cut():
+    batches = FreshStories(Bytes(), 2, 100, seed=5)
+    next(batches)
+    state = batches.state_dict()
+    want = next(batches)
+    again = FreshStories(Bytes(), 2, 100, seed=5)
+    again.load_state_dict(state)
+    assert all(map(torch.equal, next(again), want))
+    assert want[0].shape == (2, 100) and again.tokens_seen == batches.tokens_seen == 400
+    assert not torch.equal(next(FreshStories(Bytes(), 2, 100, seed=6))[0], want[0])
+    with pytest.raises(ValueError, match="the state is from seed 5, this one from seed 6"):
+        FreshStories(Bytes(), 2, 100, seed=6).load_state_dict(state)
+
+
+# -- how much was seen ----------------------------------------------------------------------------
+
+
+def test_windows_count_each_token_once():
+    windows = Windows(np.arange(50, dtype=np.uint16), batch_size=2, seq_len=7, seed=0)
+    labels = set()
+    for step in range(1, 30):
+        labels |= set(next(windows)[1].flatten().tolist())
+        assert windows.unique_tokens == len(labels)
+        assert windows.tokens_seen == 14 * step
+        if step == 3:
+            again = Windows(np.arange(50, dtype=np.uint16), batch_size=2, seq_len=7, seed=0)
+            again.load_state_dict(windows.state_dict())
+            assert again.unique_tokens == len(labels)
+    assert windows.unique_tokens == 49  # the first is never a label
+    assert windows.corpus_tokens == 50
+
+
+def test_a_stream_knows_its_size_once_it_is_over(tmp_path):
+    file = tmp_path / "some.jsonl"
+    texts = [f"text {i}" for i in range(12)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = open_stream(file, held_out=2)
+    size = sum(len(text) + 1 for text in texts[2:])  # each with its end
+    stream = Stream(corpus.train, Bytes(), 2, 5)
+    sizes = []
+    for _ in range(3 * size // 10):
+        next(stream)
+        sizes.append(stream.corpus_tokens)
+        assert stream.unique_tokens == min(stream.tokens_seen, stream.corpus_tokens or 10**9)
+    assert sizes[0] is None and sizes[-1] == size
+    again = Stream(corpus.train, Bytes(), 2, 5)
+    again.load_state_dict(stream.state_dict())
+    assert again.corpus_tokens == size

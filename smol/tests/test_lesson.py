@@ -3,6 +3,7 @@
 import codecs
 import linecache
 import math
+import operator
 import sys
 from itertools import pairwise
 
@@ -173,7 +174,81 @@ def safe_turn(tokenizer, text, special=False):
     return [start, *content, end, *tokenizer.encode("\n")]
 
 
+def cosine_to(step, steps, warmup, end, low=None):
+    if step < warmup:
+        return (step + 1) / warmup
+    way = (step - warmup) / (steps - warmup)
+    return end + (1 - (end if low is None else low)) * (1 + math.cos(math.pi * way)) / 2
+
+
+def clip(gradients, longest, at_least=True, together=True):
+    norm = sum(g.pow(2).sum() for g in gradients).sqrt()
+    norms = [norm if together else g.norm() for g in gradients]
+    scales = [longest / n for n in norms]
+    return [
+        g * (s.clamp(max=1) if at_least else s) for g, s in zip(gradients, scales, strict=True)
+    ]
+
+
+def adamw(w, g, m, v, t, lr, betas, eps, weight_decay, corrected=True, decoupled=True):
+    g = g if decoupled else g + weight_decay * w
+    m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+    by = [1 - beta**t if corrected else 1 for beta in betas]
+    step = (m / by[0]) / ((v / by[1]).sqrt() + eps)
+    return w - lr * (step + (weight_decay * w if decoupled else 0)), m, v
+
+
+def verdict(train, held_out, floor, uniform):
+    if held_out < floor:
+        return "leak"
+    if held_out >= uniform:
+        return "nothing"
+    return "by heart" if train < floor else "learning"
+
+
 EXERCISES = {
+    "cosine_to": (
+        lesson.check_cosine_to,
+        cosine_to,
+        [
+            lambda *a: cosine_to(*a, low=0.0),
+            lambda step, steps, warmup, end: cosine_to(step, steps, warmup, 0.0),
+            lambda step, steps, warmup, end: max(end, cosine_to(step, steps, warmup, 0.0)),
+        ],
+    ),
+    "clip": (
+        lesson.check_clip,
+        clip,
+        [
+            lambda g, n: clip(g, n, at_least=False),
+            lambda g, n: clip(g, n, together=False),
+            lambda g, n: [t.clamp(-n, n) for t in g],
+            lambda g, n: g[:1],
+        ],
+    ),
+    "adamw": (
+        lesson.check_adamw,
+        adamw,
+        [
+            lambda *a: adamw(*a, corrected=False),
+            lambda *a: adamw(*a, decoupled=False),
+            lambda *a: adamw(*a)[0],
+        ],
+    ),
+    "whole_mean": (
+        lesson.check_whole_mean,
+        lambda losses, counts: sum(map(operator.mul, losses, counts)) / sum(counts),
+        [lambda losses, counts: sum(losses) / len(losses), lambda losses, counts: sum(losses)],
+    ),
+    "verdict": (
+        lesson.check_verdict,
+        verdict,
+        [
+            lambda t, h, f, u: "leak" if min(t, h) < f else verdict(t, h, f, u),
+            lambda t, h, f, u: "by heart" if t < h else verdict(t, h, f, u),
+            lambda t, h, f, u: "learning",
+        ],
+    ),
     "count": (lesson.check_count, count, [lambda c: count(c, tied=0), lambda c: 134_515_008]),
     "cache_bytes": (
         lesson.check_cache_bytes,
@@ -356,7 +431,12 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.pipeline(trained, "one marmalade")
     plots.merge_tree(trained, " marmalade")
     plots.compression({"a": ([256, 512], [1.0, 2.0])})
-    assert len(shown) == 16
+    plots.schedules({"wsd": [0.1, 1.0, 0.5]})
+    plots.sweep([1e-3, 1e-2], [3.0, 4.0])
+    plots.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
+    plots.by_depth({"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
+    plots.ladder([{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}], "a CPU")
+    assert len(shown) == 21
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

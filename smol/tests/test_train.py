@@ -152,7 +152,7 @@ def test_the_best_device_there_is(cuda, mps, want, monkeypatch):
 # -- the loss -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+@pytest.mark.parametrize("chunk", [1, 7, 62, 63, 1000])
 def test_chunked_cross_entropy_is_cross_entropy(chunk):
     torch.manual_seed(0)
     hidden = torch.randn(3, 21, 8, dtype=torch.float64, requires_grad=True)
@@ -325,6 +325,31 @@ def test_resumed_is_uninterrupted_to_the_bit(text, whole, tmp_path, after, monke
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_learns_and_resumes_to_the_bit(text, tmp_path):
+    config = settings(text, optimizer="muon")
+    train.train(config, tmp_path)
+    before = losses(tmp_path)
+    assert before[-1][1] < before[0][1] - 0.3
+    shutil.rmtree(tmp_path / "step-000012")
+    train.train(config, tmp_path, resume=True)
+    assert losses(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("tied", [True, False])
+def test_muon_takes_the_matrices_and_adamw_the_rest(tied):
+    model = SmolLM2(dataclasses.replace(SMALL, tie_word_embeddings=tied))
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, adamw = (
+        {names[id(p)] for group in o.param_groups for p in group["params"]}
+        for o in train.optimizers_of(model, TrainConfig(optimizer="muon"), fused=False)
+    )
+    assert muon | adamw == set(names.values()) and not muon & adamw
+    assert all(name.endswith("_proj.weight") for name in muon)
+    assert all("norm" in n or n.startswith(("embed_tokens", "lm_head")) for n in adamw)
+
+
 def test_a_lost_data_position_would_show(text, whole, tmp_path, monkeypatch):
     train.train(settings(text), tmp_path)
     for folder in checkpoints(tmp_path)[1:]:
@@ -465,13 +490,46 @@ def test_other_weights_are_refused(text, two):
     ("change", "message"),
     [
         ({"seed": 1}, "was made with seed 0, not 1"),
-        ({"steps": 24, "batch_size": 2}, "made with steps 12, not 24, batch_size 4, not 2"),
+        ({"batch_size": 2, "seq_len": 16}, "made with batch_size 4, not 2, seq_len 32, not 16"),
         ({"preset": "small"}, "preset 'tiny', not 'small'"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(text, two, change, message):
     with pytest.raises(ValueError, match=message):
         train.train(settings(text, **change), two, resume=True)
+
+
+def test_a_run_may_be_made_longer_but_not_shorter(text, two):
+    """The rows that stand stay, and the longer schedule takes over: at step 12 of 15 it is at the
+    last step but two of its way down."""
+    before = losses(two)
+    train.train(settings(text, steps=15), two, resume=True)
+    assert losses(two)[:12] == before
+    rates = [row["lr"] for row in read_log(two / "metrics.jsonl")[12:]]
+    assert rates == pytest.approx([6e-3 * k / 3 for k in (3, 2, 1)])
+    with pytest.raises(ValueError, match="is at step 15, past 12: take more --steps"):
+        train.train(settings(text), two, resume=True)
+
+
+def test_unique_tokens_are_counted_and_said(whole, capsys, text, tmp_path):
+    rows = read_log(whole / "metrics.jsonl")
+    assert [row["tokens"] for row in rows] == [4 * 32 * step for step in range(1, 13)]
+    assert all(row["unique_tokens"] <= row["tokens"] for row in rows)
+    assert rows[-1]["unique_tokens"] < rows[-1]["tokens"]  # 48 windows of some 15,000 tokens meet
+    train.train(settings(text, steps=2, seq_len=8), tmp_path)
+    assert "64 tokens seen, 64 of them unique: 0.00 epochs" in capsys.readouterr().err
+
+
+def test_fresh_stories_resume_to_the_bit(tmp_path):
+    config = settings("fresh", seq_len=64, steps=4, eval_every=100, save_every=2)
+    train.train(config, tmp_path)
+    before = losses(tmp_path)
+    rows = read_log(tmp_path / "metrics.jsonl")
+    assert rows[-1]["unique_tokens"] == rows[-1]["tokens"] == 4 * 4 * 64
+    assert "val_over_floor" in rows[-1]
+    shutil.rmtree(tmp_path / "step-000004")
+    train.train(config, tmp_path, resume=True)
+    assert losses(tmp_path) == before
 
 
 def test_how_often_to_log_may_change(text, two):
@@ -514,6 +572,8 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
     [
         ({"preset": "huge"}, "preset 'huge' is none of tiny, small, 135m"),
         ({"schedule": "linear"}, "schedule 'linear' is none of wsd, cosine"),
+        ({"optimizer": "sgd"}, "optimizer 'sgd' is none of adamw, muon"),
+        ({"optimizer": "muon", "fsdp": True}, "muon needs whole matrices|has no Muon"),
         ({"steps": 0}, "steps must be 1 or more"),
         ({"batch_size": 6, "accumulate": 4}, "cannot be cut into 4 equal parts"),
         ({"seq_len": 513}, "seq_len 513 is over the preset's context of 512"),
