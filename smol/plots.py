@@ -487,6 +487,22 @@ def surprise(text: str, choices: list) -> None:
     _coloured([marked], f"where a story's {total:.1f} nats of surprise sit: {len(spans)} places")
 
 
+def attended(tokenizer, ids: list[int], weights) -> None:
+    """Tokens coloured by how much a head attends to them at the last place but one, where it has
+    to predict the last token, which is underlined."""
+    marked = ""
+    for i, weight in zip(ids, [*weights.tolist()[: len(ids) - 1], 0.0], strict=True):
+        text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
+        marked += f'<span style="background:rgba(0,114,178,{weight:.2f})">{text}</span>'
+    marked = marked.replace("\n", "<br>")
+    start = marked.rindex("<span")
+    next_one = tokenizer.decode(ids[-1:])
+    _coloured(
+        [f"{marked[:start]}<u>{marked[start:]}</u>"],
+        f"where a head looks, at the place where {next_one!r} comes next, in {len(ids)} tokens",
+    )
+
+
 # -- the tokenizer --------------------------------------------------------------------------------
 
 
@@ -600,7 +616,7 @@ def sweep(rates: list[float], losses: list[float]):
 
 
 @_styled
-def training(log: list[dict], lines: dict[str, float]):
+def training(log: list[dict], lines: dict[str, float], top: float | None = None):
     """A run's loss and held-out loss against what knows less, or all there is to know."""
     fig, ax = _figure(7.6, 3.6)
     held_out = [row for row in log if "val_loss" in row]
@@ -624,9 +640,10 @@ def training(log: list[dict], lines: dict[str, float]):
             va="center",
             fontsize=9,
         )
-    ax.set(xlabel="step", ylabel="nats a token", ylim=(0, None), xlim=(0, None))
+    ax.set(xlabel="step", ylabel="nats a token", ylim=(0, top), xlim=(0, None))
     ax.legend(loc="upper right")
-    return fig, f"training and held-out loss by step, between the lines {', '.join(lines)}"
+    named = f", with lines for {', '.join(lines)}" if lines else ""
+    return fig, f"training and held-out loss by step{named}"
 
 
 @_styled

@@ -408,6 +408,10 @@ def test_coloured_texts_say_what_they_show(monkeypatch):
     story = stories.write(1, seed=0)[0]
     plots.surprise(story, stories.read(story))
     assert f"{-stories.log_prob(story):.1f} nats" in shown[1]["text/plain"]
+    plots.attended(trained, trained.encode("aa <"), torch.tensor([0.25, 0.75, 0.0, 0.0]))
+    assert shown[2]["text/plain"].endswith("where '<' comes next, in 3 tokens")
+    assert shown[2]["text/html"].count("0.75)") == 1
+    assert "<u><span" in shown[2]["text/html"] and "&lt;</span></u>" in shown[2]["text/html"]
 
 
 def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):

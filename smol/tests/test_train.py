@@ -431,23 +431,25 @@ def test_a_second_signal_stops_at_once(text, tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
 def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole, how):
     """torchrun, two processes, gloo: the same losses at the same global batch, within 1e-4 (sums
-    in another order, through twelve steps of Adam); their checkpoint resumes in one process."""
-    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "3", *how)
+    in another order, through twelve steps of Adam); a SIGTERM stops both after the same step, and
+    what they saved resumes in one process."""
+    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "100", *how)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = started([sys.executable, *torchrun, *module[1:]])
+    wait_for_rows(tmp_path, process, 3)
+    process.terminate()
     _, said = process.communicate()
     if "'Stream' object has no attribute 'record_event'" in said:
         pytest.skip(f"torch {torch.__version__} has FSDP2 for GPUs only")
-    assert process.returncode == 0, said
     ours, theirs = losses(tmp_path), losses(whole)
-    assert [row[0] for row in ours] == list(range(1, 13))
-    for a, b in zip(ours, theirs, strict=True):
+    assert 3 <= len(ours) <= 12, said
+    assert [folder.name for folder in checkpoints(tmp_path)] == [f"step-{len(ours):06}"], said
+    train.train(settings(text, accumulate=2), tmp_path, resume=True)
+    assert losses(tmp_path)[: len(ours)] == ours
+    assert [row[0] for row in losses(tmp_path)] == list(range(1, 13))
+    for a, b in zip(losses(tmp_path), theirs, strict=True):
         assert a[1] == pytest.approx(b[1], abs=1e-4)
         assert a[2] == pytest.approx(b[2], abs=1e-3)
-    shutil.rmtree(tmp_path / "step-000012")
-    train.train(settings(text, accumulate=2), tmp_path, resume=True)
-    assert losses(tmp_path)[:9] == ours[:9]
-    assert losses(tmp_path)[-1][1] == pytest.approx(theirs[-1][1], abs=1e-4)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(text, tmp_path, monkeypatch):

@@ -1,0 +1,82 @@
+"""The trained model in assets/smol-stories is what its card says."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from smol import BPETokenizer, SmolLM2, generate, load_pretrained, stories
+from smol.data import load_corpus
+from smol.train import PRESETS, LossModel, TrainConfig, evaluate, read_log, validation_of
+
+FOLDER = Path(__file__).parents[2] / "assets" / "smol-stories"
+
+
+@pytest.fixture(scope="module")
+def model() -> SmolLM2:
+    return load_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    return BPETokenizer.load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def held_out(model, tokenizer) -> dict:
+    config = TrainConfig(preset="small", batch_size=16)
+    validation = validation_of(load_corpus("stories"), tokenizer, config)
+    return evaluate(LossModel(model), validation, torch.device("cpu"))
+
+
+def test_it_is_small_and_of_its_preset(model):
+    assert (FOLDER / "model.safetensors").stat().st_size <= 6_000_000
+    preset = PRESETS["small"]
+    assert vars(model.config) == {**vars(preset.config), "vocab_size": preset.vocab_size}
+    assert model.config.num_attention_heads == 3 * model.config.num_key_value_heads
+
+
+def test_its_held_out_loss_is_what_the_card_says(held_out):
+    """bf16 weights, products in fp32; no better than the floor allows, or something leaks."""
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"\*\*(\d+\.\d) % above the floor\*\*", card)
+    assert said, "the card does not say how far above the floor it is"
+    assert abs(100 * held_out["val_over_floor"] - float(said[1])) < 0.2
+    assert held_out["val_over_floor"] > 0
+
+
+def test_both_libraries_load_it_and_agree(model, tokenizer):
+    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    their_tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    text = load_corpus("stories").validation[0]
+    ids = tokenizer.encode(text)
+    assert their_tokenizer(text)["input_ids"] == ids
+    assert their_tokenizer.eos_token_id == tokenizer.eos_id == model.config.eos_token_id
+    with torch.no_grad():
+        assert torch.equal(theirs(torch.tensor([ids])).logits, model(torch.tensor([ids])))
+
+
+def test_it_writes_stories_that_the_grammar_can_read(model, tokenizer):
+    """Whole ones, with every name, animal and thing in its place: one wrong word and the grammar
+    refuses. At temperature 1, from nothing but the end of text."""
+    torch.manual_seed(0)
+    start = torch.full((24, 1), tokenizer.eos_id)
+    out = generate(model, start, 320, temperature=1.0, stop_ids=[tokenizer.eos_id])
+    read = 0
+    for row in out[:, 1:].tolist():
+        text = tokenizer.decode(row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row)
+        try:
+            assert math.isfinite(stories.log_prob(text))
+        except ValueError:
+            continue
+        read += 1
+    assert read >= 1
+
+
+def test_its_log_ends_where_it_does(held_out):
+    rows = [row for row in read_log(FOLDER / "metrics.jsonl") if "val_over_floor" in row]
+    assert rows[-1]["val_over_floor"] == pytest.approx(held_out["val_over_floor"], abs=0.02)
+    assert rows[-1]["tokens"] == rows[-1]["unique_tokens"]
