@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,13 +188,13 @@ class Rung(NamedTuple):
 
 def ladder(device: torch.device) -> list[Rung]:
     """Each rung adds one thing to the one before, where this device has it."""
-    rows = [Rung("transformers"), Rung("ours")]
-    if device.type == "cuda":
+    rows, best = [Rung("transformers", theirs=True), Rung("ours")], choose_precision(device)
+    if best.tf32:
         rows.append(Rung("+ TF32", tf32=True))
     dtype = "float32"
-    if choose_precision(device).autocast == torch.bfloat16 or device.type == "cpu":
+    if best.autocast == torch.bfloat16 or device.type == "cpu":
         dtype = "bfloat16"
-        rows.append(Rung("+ bf16", dtype, rows[-1].tf32))
+        rows.append(Rung("+ bf16", dtype, best.tf32))
     more = {"tf32": rows[-1].tf32, "dtype": dtype}
     for name, key, value in (
         ("+ fused AdamW", "fused", True),
@@ -215,8 +215,8 @@ def train(
 
     On a CUDA GPU SmolLM2-135M, 32 × 1,024 tokens; on the CPU the preset "small", 16 × 256. The
     model's share of the arithmetic (MFU) is taken against a matrix product measured here, in fp32
-    or bf16 as the rung has it; its FLOPs count full attention. Memory is a GPU's only: what one
-    contestant holds at most in a step, the weights and the optimizer's state with it.
+    or bf16 as the rung has it; its FLOPs count full attention. Memory is what one
+    contestant holds at most in a step, weights and optimizer with it.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -231,17 +231,17 @@ def train(
     rungs = {rung.name: rung for rung in ladder(device)}
     steps, losses, resident = {}, {}, {}
     for name, rung in rungs.items():
-        before = _allocated(device)
         model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(device)
-        steps[name] = _training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
-        losses[name] = steps[name]()  # the optimizer's state is made here
-        resident[name] = _allocated(device) - before
+        steps[name], optimizer = _training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
+        losses[name] = steps[name]()
+        held = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+        resident[name] = sum(tensor.nbytes for tensor in held)
         first = losses["transformers"]
         if abs(losses[name] - first) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
             raise AssertionError(f"{name} has a loss of {losses[name]}, transformers {first}")
         print(f"{name}: loss {losses[name]:.4f} in the first step", file=sys.stderr)
     seconds = side_by_side(steps, rounds)
-    peaks = {name: _peak(step, device) for name, step in steps.items()}
+    peaks = {name: peak_memory(step, device) for name, step in steps.items()}
     rates = {
         dtype: matmul_rate(device, getattr(torch, dtype), 8192 if cuda else 2048)
         for dtype in sorted({rung.dtype for rung in rungs.values()})
@@ -279,8 +279,11 @@ def train(
     }
 
 
-def _training_step(model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor) -> Callable:
-    """A function that takes one step on always the same batch, and gives the loss before it."""
+def _training_step(
+    model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor
+) -> tuple[Callable, torch.optim.Optimizer]:
+    """A function that takes a step on always the same batch and gives the loss before it; and its
+    optimizer."""
     if rung.chunk:
         run = LossModel(model, rung.chunk)
     else:
@@ -305,21 +308,29 @@ def _training_step(model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor)
         optimizer.zero_grad()
         return _done(loss.detach()).item()
 
-    return step
+    return step, optimizer
 
 
-def _allocated(device: torch.device) -> int:
-    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+def peak_memory(step: Callable, device: torch.device) -> int | None:
+    """Bytes that a call of `step` takes at its worst, beyond what is held before it.
 
-
-def _peak(step: Callable, device: torch.device) -> int | None:
-    """Bytes that a step takes beyond what is held before it; None where that is not known."""
-    if device.type != "cuda":
+    On CUDA by the allocator's own counters, on the CPU by what PyTorch tells its profiler of each
+    allocation; elsewhere None.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    if device.type != "cpu":
         return None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 BENCHES = {"train": train, "tokenizer": tokenizer}

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import regex
+import torch
 
 from smol import bench
 from smol.bench import naive_merges, side_by_side, spread
+from smol.count import flops_per_token
+from smol.pretrained import from_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
+from smol.train import PRESETS
 
 
 def test_contestants_take_turns_and_the_first_round_does_not_count():
@@ -70,3 +74,56 @@ def test_the_readme_says_what_was_measured():
         f"ours for {naive['merges']} of"
     )
     assert claim in (root / "README.md").read_text(encoding="utf-8")
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def test_every_rung_takes_the_same_step(capsys, monkeypatch):
+    """Without the compiled ones, which take a minute."""
+    rungs = [rung for rung in bench.ladder(torch.device("cpu")) if not rung.compile]
+    monkeypatch.setattr(bench, "ladder", lambda device: rungs)
+    result = bench.train("tiny", batch_size=2, seq_len=64, rounds=1)
+    rows = {row["name"]: row for row in result["rungs"]}
+    names = ["transformers", "ours", "+ bf16", "+ fused AdamW", "+ chunked loss"]
+    assert list(rows) == [*names, "transformers, so too"]
+    assert rows["transformers"]["speedup"] == 1.0
+    tokens = 2 * 64 / rows["ours"]["seconds"][0]
+    assert rows["ours"]["tokens_per_second"] == pytest.approx(tokens)
+    flops = flops_per_token(PRESETS["tiny"].config, 64)
+    vocab = 6 * 96 * (1024 - 49152)  # the preset's own vocabulary
+    assert result["flops_per_step"] == 128 * (flops + vocab)
+    rate = result["matmul_flops_per_second"]["float32"]
+    assert rows["ours"]["mfu"] == pytest.approx(tokens * (flops + vocab) / rate)
+    assert all(row["memory"] > 16e6 / 4 for row in rows.values())
+    assert "transformers, so too" in capsys.readouterr().out
+
+
+def test_a_rung_with_another_loss_is_not_timed(monkeypatch):
+    def shifted(theirs):
+        model = from_reference(theirs)
+        model.norm.weight.data += 0.1
+        return model
+
+    monkeypatch.setattr(bench, "from_reference", shifted)
+    with pytest.raises(AssertionError, match="ours has a loss of"):
+        bench.train("tiny", batch_size=2, seq_len=16, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "want"),
+    [((7, 5), []), ((8, 0), ["+ TF32", "+ bf16"])],
+)
+def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
+    """A T4 has neither TF32 nor bf16 (its fp16 needs a scaler, which this loop has not)."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    rungs = bench.ladder(torch.device("cuda"))
+    names = [rung.name for rung in rungs]
+    assert names[:2] == ["transformers", "ours"]
+    assert names[2:-5] == want
+    assert names[-5:-2] == ["+ fused AdamW", "+ chunked loss", "+ compile"]
+    best = rungs[names.index("+ compile")]
+    assert best.compile and best.fused and best.chunk and best.tf32 == bool(want)
+    assert best.dtype == ("bfloat16" if want else "float32")
+    theirs = rungs[-1]
+    assert theirs.theirs and theirs.compile and theirs.dtype == best.dtype

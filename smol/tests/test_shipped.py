@@ -67,7 +67,9 @@ def test_it_writes_stories_that_the_grammar_can_read(model, tokenizer):
     out = generate(model, start, 320, temperature=1.0, stop_ids=[tokenizer.eos_id])
     read = 0
     for row in out[:, 1:].tolist():
-        text = tokenizer.decode(row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row)
+        text = tokenizer.decode(
+            row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row
+        )
         try:
             assert math.isfinite(stories.log_prob(text))
         except ValueError:

@@ -1,0 +1,178 @@
+"""Every count against the machine: PyTorch's parameters and FLOPs, files, allocations."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from smol import SmolLM2, SmolLM2Config, bench, count, save_pretrained
+from smol.lesson import SMALL
+
+
+def random_config(seed: int) -> SmolLM2Config:
+    draw = random.Random(seed)
+    groups, K, hd = draw.choice([1, 2, 3, 4]), draw.choice([1, 2, 3]), 2 * draw.randint(1, 16)
+    return SmolLM2Config(
+        vocab_size=draw.randint(2, 700),
+        hidden_size=groups * K * hd,
+        intermediate_size=draw.randint(1, 300),
+        num_hidden_layers=draw.randint(1, 5),
+        num_attention_heads=groups * K,
+        num_key_value_heads=K,
+        tie_word_embeddings=draw.random() < 0.5,
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_configs(seed):
+    config, B, T = random_config(seed), seed % 3 + 1, 7 * seed % 40 + 1
+    with torch.device("meta"):
+        model = SmolLM2(config)
+        ids = torch.zeros(B, T, dtype=torch.int64)
+    parameters = count.count_parameters(config)
+    assert parameters["total"] == sum(p.numel() for p in model.parameters())
+    for name in ("q_proj", "v_proj", "down_proj", "embed_tokens", "norm"):
+        own = sum(p.numel() for key, p in model.named_parameters() if name in key)
+        assert parameters["norms" if name == "norm" else name] == own
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        loss = model(ids).sum()
+    assert counter.get_total_flops() == B * count.forward_flops(config, T)["total"]
+    assert count.flops_per_token(config, T, backward=False) * T * B == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()
+    assert counter.get_total_flops() == 2 * B * count.forward_flops(config, T)["total"]
+
+
+def test_smollm2():
+    config = SmolLM2Config()
+    assert count.count_parameters(config)["total"] == 134_515_008
+    assert count.flops_per_token(config, 256, backward=False) == 286_654_464
+    assert count.flops_per_token(config, 256) == 859_963_392
+    assert count.flops_per_token(config, 256, causal=True) == 833_524_992
+    assert count.cache_bytes(config) == 23_040
+    assert count.forward_flops(config, 128)["total"] == 35_559_309_312
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 33])
+def test_the_causal_half_is_what_the_mask_lets_through(T):
+    pairs = torch.ones(T, T).tril().sum().item()
+    half = count.forward_flops(SMALL, T, causal=True)
+    full = count.forward_flops(SMALL, T)
+    assert half["scores"] * T**2 == full["scores"] * pairs
+    assert half["total"] - full["total"] == 2 * (half["scores"] - full["scores"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_palm_is_close_and_counts_the_norms(tied):
+    config = dataclasses.replace(SmolLM2Config(), tie_word_embeddings=tied)
+    over = count.palm_flops_per_token(config, 256) - count.flops_per_token(config, 256)
+    assert over == 6 * count.count_parameters(config)["norms"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_attention_overtakes_the_mlp_where_it_is_said_to(seed):
+    config = random_config(seed)
+    T = count.crossover_length(config)
+
+    def ahead(T):
+        flops = count.forward_flops(config, T)
+        mlp = flops["gate_proj"] + flops["up_proj"] + flops["down_proj"]
+        return flops["scores"] + flops["values"] - mlp
+
+    assert ahead(T) >= 0 and (T == 1 or ahead(T - 1) < 0)
+    assert count.crossover_length(SmolLM2Config()) == 2304
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_bytes_of_a_checkpoint_and_of_a_cache(dtype, tmp_path):
+    model = SmolLM2(SMALL).to(dtype)
+    save_pretrained(model, tmp_path)
+    data = (tmp_path / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert len(data) - header == count.checkpoint_bytes(SMALL, dtype.itemsize)
+    cache = model.new_cache(batch_size=3, max_length=50)
+    held = sum(t.nbytes for t in vars(cache).values() if isinstance(t, torch.Tensor))
+    assert held == count.cache_bytes(SMALL, 50, 3, dtype.itemsize)
+
+
+def test_chips_are_found_by_the_name_that_torch_gives():
+    for name, want in (
+        ("Tesla T4", "T4"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB HBM3"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("Tesla V100-SXM2-32GB", "V100-SXM2"),
+    ):
+        assert count.chip(name) is count.CHIPS[want]
+    for name in ("NVIDIA L40S", "NVIDIA A10G", "NVIDIA B300", "AMD EPYC", "T400", ""):
+        assert count.chip(name) is None
+
+
+def test_the_roofline_is_the_slower_of_the_two():
+    assert count.roofline(100, 1, 10, 10) == 10
+    assert count.roofline(1, 100, 10, 10) == 10
+    config = SmolLM2Config()
+    flops, moved = count.decode_work(config, 1000)
+    assert moved == 2 * 134_515_008 + 23_040 * 1000
+    # One token on top of a cache of 1,000 meets 1,001 keys.
+    full = count.flops_per_token(config, 1001, backward=False)
+    assert flops == full
+    assert count.decode_work(config, 1000, batch_size=4)[0] == 4 * full
+    flops, moved = count.prefill_work(config, 1000)
+    assert flops == count.flops_per_token(config, 1000, causal=True, backward=False) * 1000
+    assert moved == count.decode_work(config, 1000)[1]
+
+
+def test_mfu_time_and_energy():
+    config, t4 = SmolLM2Config(), count.CHIPS["T4"]
+    per_token = count.flops_per_token(config, 256)
+    assert count.mfu(2180, per_token, t4.flops) == pytest.approx(0.0288, abs=1e-4)
+    seconds, kwh = count.training_cost(config, 1e9, 256, t4, 0.5)
+    assert seconds == pytest.approx(1e9 * per_token / 32.5e12)
+    assert kwh == pytest.approx(seconds * 70 / 3.6e6)
+    assert count.chinchilla_tokens(config) == 20 * 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("layers", "vocab", "B", "T", "chunk"),
+    [(4, 2048, 4, 128, None), (2, 2048, 4, 128, 64), (3, 9000, 1, 16, None), (6, 99, 2, 64, None)],
+)
+def test_peak_memory_of_training_is_predicted(layers, vocab, B, T, chunk):
+    """Within 5 %: at the end of the forward pass, and (a large vocabulary, few tokens) of the
+    backward pass."""
+    config = SmolLM2Config(
+        vocab_size=vocab,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+    )
+    ids = torch.zeros(B, T + 1, dtype=torch.int64)
+    rung = bench.Rung("ours", chunk=chunk or 10**9)
+    model = SmolLM2(config)
+    step, _ = bench._training_step(model, rung, ids[:, :-1], ids[:, 1:])
+    step()
+    peak = bench.peak_memory(step, torch.device("cpu"))
+    want = count.training_memory(config, B, T, chunk=chunk)
+    held = want["weights"] + want["optimizer"]
+    assert held == sum(p.nbytes for p in model.parameters()) * 3
+    assert peak + held == pytest.approx(want["total"], rel=0.05)
+
+
+def test_a_bug_in_the_memory_would_show():
+    """Scores kept (eager attention) are far beyond the tolerance of the test above."""
+    config = dataclasses.replace(SMALL, num_hidden_layers=4)
+    model = SmolLM2(config)
+    model.set_attn_implementation("eager")
+    ids = torch.zeros(2, 513, dtype=torch.int64)
+    step, _ = bench._training_step(model, bench.Rung("eager"), ids[:, :-1], ids[:, 1:])
+    step()
+    want = count.training_memory(config, 2, 512)
+    assert bench.peak_memory(step, torch.device("cpu")) > 2 * want["total"]
