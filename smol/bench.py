@@ -167,6 +167,16 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / min(seconds)
 
 
+def read_rate(device: torch.device, size: int = 2**28) -> float:
+    """Bytes a second of reading `size` bytes, far more than a cache holds, into a sum: the best of
+    ten. What a copy reaches, which reads and writes, is taken where it is more."""
+    x = torch.ones(size // 4, device=device)
+    y = torch.empty_like(x)
+    work = {"read": lambda: _done(x.sum()), "copy": lambda: _done(y.copy_(x))}
+    seconds = {name: min(times) for name, times in side_by_side(work, rounds=10).items()}
+    return max(size / seconds["read"], 2 * size / seconds["copy"])
+
+
 def _done(result: Tensor) -> Tensor:
     """`result`, when the GPU has really computed it."""
     if result.device.type == "cuda":

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smol import BPETokenizer, SmolLM2Config, lesson, plots, stories
+from smol import BPETokenizer, SmolLM2Config, count, lesson, plots, stories
 from smol.model import SmolLM2
 from smol.mutants import MUTANTS
 
@@ -78,7 +78,7 @@ class TestSameCode:
             lesson.same_code(define("def Nothing():\n    return 1\n", "Nothing"))
 
 
-def count(config, tied=1):
+def parameters(config, tied=1):
     D, F_, V = config.hidden_size, config.intermediate_size, config.vocab_size
     kv = config.num_key_value_heads * config.head_dim
     heads = 1 if config.tie_word_embeddings else 2
@@ -206,7 +206,51 @@ def verdict(train, held_out, floor, uniform):
     return "by heart" if train < floor else "learning"
 
 
+def most_tokens(config, length, bandwidth, heads="num_key_value_heads"):
+    cache = 4 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * length
+    return bandwidth / (count.checkpoint_bytes(config) + cache)
+
+
+def largest_batch(config, length, memory):
+    return max(0, (memory - count.checkpoint_bytes(config)) // count.cache_bytes(config, length))
+
+
 EXERCISES = {
+    "run_flops": (
+        lesson.check_run_flops,
+        lambda c, s, b, t: s * b * t * count.flops_per_token(c, t),
+        [
+            lambda c, s, b, t: b * t * count.flops_per_token(c, t),
+            lambda c, s, b, t: 6 * s * b * t * count.count_parameters(c)["total"],
+        ],
+    ),
+    "most_tokens": (
+        lesson.check_most_tokens,
+        most_tokens,
+        [
+            lambda *a: most_tokens(*a, heads="num_attention_heads"),
+            lambda c, n, b: b / count.checkpoint_bytes(c),
+            lambda c, n, b: most_tokens(c, n, b) / 2,
+        ],
+    ),
+    "largest_batch": (
+        lesson.check_largest_batch,
+        largest_batch,
+        [
+            lambda c, n, m: (m - count.checkpoint_bytes(c)) // count.cache_bytes(c, n),
+            lambda c, n, m: m // count.cache_bytes(c, n),
+            lambda c, n, m: round(largest_batch(c, n, m) + 0.6),
+        ],
+    ),
+    "training_days": (
+        lesson.check_training_days,
+        lambda t, n, p, r, e: t / (n * r * e) / 86400,
+        [
+            lambda t, n, p, r, e: t / (n * r) / 86400,
+            lambda t, n, p, r, e: t / (n * r / e) / 86400,
+            lambda t, n, p, r, e: t / (n * r * e) / 3600,
+        ],
+    ),
     "cosine_to": (
         lesson.check_cosine_to,
         cosine_to,
@@ -249,7 +293,11 @@ EXERCISES = {
             lambda t, h, f, u: "learning",
         ],
     ),
-    "count": (lesson.check_count, count, [lambda c: count(c, tied=0), lambda c: 134_515_008]),
+    "count": (
+        lesson.check_count,
+        parameters,
+        [lambda c: parameters(c, tied=0), lambda c: 134_515_008],
+    ),
     "cache_bytes": (
         lesson.check_cache_bytes,
         cache_bytes,
@@ -440,7 +488,12 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
     plots.by_depth({"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
     plots.ladder([{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}], "a CPU")
-    assert len(shown) == 21
+    plots.flops_by_length(SmolLM2Config())
+    plots.cache_growth(SmolLM2Config())
+    plots.memory_by_batch(SmolLM2Config(), 1024)
+    plots.roofline(1e11, 1e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, 3e9, 0.6)})
+    plots.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2)
+    assert len(shown) == 26
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
