@@ -611,7 +611,7 @@ def sweep(rates: list[float], losses: list[float]):
     """The loss that each learning rate came to."""
     fig, ax = _figure(6.4, 2.4)
     ax.plot(rates, losses, "o-", color=BLUE)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss after the sweep's steps")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
     ax.grid(axis="y")
     return fig, f"the loss against {len(rates)} learning rates, on a log scale"
 
@@ -642,21 +642,25 @@ def training(log: list[dict], lines: dict[str, float], top: float | None = None)
             fontsize=9,
         )
     ax.set(xlabel="step", ylabel="nats a token", ylim=(0, top), xlim=(0, None))
-    ax.legend(loc="upper right")
+    ax.legend(loc="best")
     named = f", with lines for {', '.join(lines)}" if lines else ""
     return fig, f"training and held-out loss by step{named}"
 
 
 @_styled
-def by_depth(norms: dict[str, list[float]]):
-    """The length of each block's gradient, on a log scale, the first block on the left."""
-    fig, ax = _figure(7.0, 2.6)
-    for color, (name, values) in zip((BLUE, RED), norms.items(), strict=False):
-        ax.plot(range(1, len(values) + 1), values, "o-", ms=4, color=color, label=name)
-    ax.set(yscale="log", xlabel="block", ylabel="length of its gradient")
-    ax.grid(axis="y")
-    ax.legend(loc="lower right")
-    return fig, f"the length of each block's gradient, first to last: {', '.join(norms)}"
+def by_depth(sizes: dict[str, list[float]], gradients: dict[str, list[float]]):
+    """The stream's size after each block, and the length of each block's gradient; log scales."""
+    fig, axes = _figure(8.4, 2.9, 2)
+    for ax, lines, title in (
+        (axes[0], sizes, "size of the stream after the block"),
+        (axes[1], gradients, "length of the block's gradient"),
+    ):
+        for color, (name, values) in zip((BLUE, RED), lines.items(), strict=False):
+            ax.plot(range(1, len(values) + 1), values, "o-", ms=3, color=color, label=name)
+        ax.set(yscale="log", xlabel="block", title=title)
+        ax.grid(axis="y")
+    axes[1].legend(loc="upper right")
+    return fig, f"stream and gradient, first block to last, for: {', '.join(gradients)}"
 
 
 @_styled
@@ -669,7 +673,7 @@ def ladder(rungs: list[dict], machine: str):
     bars = ax.barh(names, values, color=colors, height=0.7)
     ax.bar_label(bars, [f"{value:.2f} ×" for value in values], padding=4)
     ax.invert_yaxis()
-    ax.set(title=f"training steps a second against transformers' model in fp32, {machine}")
+    ax.set(title=f"training speed, transformers in fp32 = 1 ({machine})")
     ax.set(xticks=[], xlim=(0, 1.15 * max(values)))
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0)

@@ -486,7 +486,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.schedules({"wsd": [0.1, 1.0, 0.5]})
     plots.sweep([1e-3, 1e-2], [3.0, 4.0])
     plots.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
-    plots.by_depth({"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
+    plots.by_depth({"as it is": [1.0, 2.0]}, {"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
     plots.ladder([{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}], "a CPU")
     plots.flops_by_length(SmolLM2Config())
     plots.cache_growth(SmolLM2Config())
