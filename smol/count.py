@@ -1,8 +1,8 @@
 """What a model costs, from its config alone: parameters, FLOPs, bytes, and the seconds they need.
 
 Symbols as in smol/model.py. One multiply-add is two FLOPs. Matrix products are counted and nothing
-else: norms, RoPE, softmax and SwiGLU's product are under 1 % of a SmolLM2's arithmetic, though not
-of its time.
+else: at a few hundred tokens norms, RoPE, softmax and SwiGLU's product are under 1 % of a
+SmolLM2's arithmetic, though not of its time.
 
     config = SmolLM2Config()
     count_parameters(config)["total"]           # 134,515,008
@@ -76,7 +76,7 @@ def palm_flops_per_token(config: SmolLM2Config, seq_len: int) -> int:
     """6 N + 12 L H hd T: PaLM's estimate for training (Chowdhery et al. 2022, appendix B).
 
     N are all parameters without the input embedding, of which there is none to leave out where it
-    is the head too. It counts the norms as matrices: 0.03 % too many for SmolLM2-135M.
+    is the head too. It counts the norms as matrices: for SmolLM2-135M at T = 256 0.02 % too many.
     """
     N = count_parameters(config)["total"]
     if not config.tie_word_embeddings:
@@ -86,9 +86,10 @@ def palm_flops_per_token(config: SmolLM2Config, seq_len: int) -> int:
 
 
 def crossover_length(config: SmolLM2Config) -> int:
-    """The sequence length at which scores and values (full attention) overtake the MLP.
+    """The sequence length from which on scores and values take as much as the MLPs, or more.
 
-    4 H hd T FLOPs a token and layer against 6 D F: T = 3 D F / (2 H hd), rounded up.
+    With full attention: 4 H hd T FLOPs a token and layer against 6 D F, T = 3 D F / (2 H hd),
+    rounded up. If only the causal half counts, it is twice as long.
     """
     D, F, _, _ = _sizes(config)
     return -(-3 * D * F // (2 * config.num_attention_heads * config.head_dim))
@@ -167,28 +168,27 @@ class Chip(NamedTuple):
 # the T4 (2019), V100 (2020), A100 (2021), L4 (2023), H100 (2023), H200 (2024); the Ada whitepaper
 # (2022) for the 4090, GA102's (2020) for the 3090; AMD's data sheet of the MI300X (2023).
 CHIPS = {
-    "T4": Chip(65e12, 320e9, 16e9, 70),
-    "V100-SXM2": Chip(125e12, 900e9, 32e9, 300),
-    "A100-SXM4-40GB": Chip(312e12, 1555e9, 40e9, 400),
-    "A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9, 400),
-    "L4": Chip(121e12, 300e9, 24e9, 72),
-    "H100 PCIe": Chip(756e12, 2000e9, 80e9, 350),
-    "H100 80GB HBM3": Chip(989e12, 3350e9, 80e9, 700),
-    "H200": Chip(989e12, 4800e9, 141e9, 700),
-    "RTX 3090": Chip(71e12, 936e9, 24e9, 350),
-    "RTX 4090": Chip(165e12, 1008e9, 24e9, 450),
-    "MI300X": Chip(1307e12, 5300e9, 192e9, 750),
+    "Tesla T4": Chip(65e12, 320e9, 16e9, 70),
+    "Tesla V100-SXM2-16GB": Chip(125e12, 900e9, 16e9, 300),
+    "Tesla V100-SXM2-32GB": Chip(125e12, 900e9, 32e9, 300),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 40e9, 400),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9, 400),
+    "NVIDIA L4": Chip(121e12, 300e9, 24e9, 72),
+    "NVIDIA H100 PCIe": Chip(756e12, 2000e9, 80e9, 350),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9, 700),
+    "NVIDIA H200": Chip(989e12, 4800e9, 141e9, 700),
+    "NVIDIA GeForce RTX 3090": Chip(71e12, 936e9, 24e9, 350),
+    "NVIDIA GeForce RTX 4090": Chip(165e12, 1008e9, 24e9, 450),
+    "AMD Instinct MI300X": Chip(1307e12, 5300e9, 192e9, 750),
 }
 
 
 def chip(name: str) -> Chip | None:
     """The chip that `torch.cuda.get_device_name()` names; None where the table has it not.
 
-    All of an entry's words must be in the name, and no other entry's that has more of them.
+    The whole name counts: an "RTX 4090 Laptop GPU" or a MIG slice is another chip.
     """
-    words = set(name.replace("-", " ").split())
-    known = [k for k in CHIPS if set(k.replace("-", " ").split()) <= words]
-    return CHIPS[max(known, key=len)] if known else None
+    return CHIPS.get(name)
 
 
 def roofline(flops: float, moved: float, peak_flops: float, bandwidth: float) -> float:
@@ -205,7 +205,8 @@ def prefill_work(
 ) -> tuple[int, int]:
     """FLOPs and the bytes that must move at least: the weights once, the cache written.
 
-    All positions' logits are counted, as `model(ids)` gives them.
+    Activations are not counted, which need not leave a large enough cache of the chip. All
+    positions' logits are, as `model(ids)` gives them.
     """
     flops = batch_size * forward_flops(config, seq_len, causal=True)["total"]
     written = cache_bytes(config, seq_len, batch_size, bytes_per_number)
@@ -217,7 +218,8 @@ def decode_work(
 ) -> tuple[int, int]:
     """FLOPs and bytes of one token more for each sequence, on top of `length` in the cache.
 
-    Every weight and every key and value is read once: about one FLOP a byte in bf16.
+    Every weight and every key and value is read once: about one FLOP a byte in bf16 with a short
+    cache, and for the cache as many as query heads share a key.
     """
     weights = flops_per_token(config, 1, backward=False)
     scores = forward_flops(config, 1)["scores"] + forward_flops(config, 1)["values"]

@@ -371,8 +371,8 @@ class FreshStories:
 
     `next()` gives inputs and labels, (B, T) int64: each row one whole story after an end of text
     and with one at its end (`padded`), cut at seq_len labels. Story n of a seed is always the
-    same, so that the position is a number. That one of them stands in data/stories.txt too, be it
-    held out there, is as good as impossible: two stories are alike with a probability of e^-70.
+    same, so that the position is a number. Held-out stories are not avoided, for they will not
+    come: the likeliest of those in data/stories.txt has a probability of e^-50.
     """
 
     corpus_tokens = None  # there is no end to them

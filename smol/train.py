@@ -659,7 +659,8 @@ def _train(
                     row |= evaluate(loss_model, validation, device)
                 if not sharded:  # which samples cannot be taken from
                     row["sample"] = sample(model, tokenizer)
-                    bar.write(f"step {step}: {' '.join(row['sample'].split())}", file=sys.stderr)
+                    said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
+                    bar.write(f"step {step}, {said}", file=sys.stderr)
                 model.train()
                 if sharded:  # FSDP keeps the root gathered after a forward, for its backward
                     loss_model.reshard()
@@ -758,6 +759,7 @@ def main() -> int:
         ("log-every", int),
         ("eval-every", int),
         ("save-every", int),
+        ("keep", int),
         ("tokenizer", str),
     ):
         parser.add_argument(f"--{name}", type=kind)

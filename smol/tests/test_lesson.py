@@ -174,13 +174,6 @@ def safe_turn(tokenizer, text, special=False):
     return [start, *content, end, *tokenizer.encode("\n")]
 
 
-def cosine_to(step, steps, warmup, end, low=None):
-    if step < warmup:
-        return (step + 1) / warmup
-    way = (step - warmup) / (steps - warmup)
-    return end + (1 - (end if low is None else low)) * (1 + math.cos(math.pi * way)) / 2
-
-
 def clip(gradients, longest, at_least=True, together=True):
     norm = sum(g.pow(2).sum() for g in gradients).sqrt()
     norms = [norm if together else g.norm() for g in gradients]
@@ -201,9 +194,9 @@ def adamw(w, g, m, v, t, lr, betas, eps, weight_decay, corrected=True, decoupled
 def verdict(train, held_out, floor, uniform):
     if held_out < floor:
         return "leak"
-    if held_out >= uniform:
-        return "nothing"
-    return "by heart" if train < floor else "learning"
+    if train < floor:
+        return "by heart"
+    return "nothing" if held_out >= uniform else "learning"
 
 
 def most_tokens(config, length, bandwidth, heads="num_key_value_heads"):
@@ -251,15 +244,6 @@ EXERCISES = {
             lambda t, n, p, r, e: t / (n * r * e) / 3600,
         ],
     ),
-    "cosine_to": (
-        lesson.check_cosine_to,
-        cosine_to,
-        [
-            lambda *a: cosine_to(*a, low=0.0),
-            lambda step, steps, warmup, end: cosine_to(step, steps, warmup, 0.0),
-            lambda step, steps, warmup, end: max(end, cosine_to(step, steps, warmup, 0.0)),
-        ],
-    ),
     "clip": (
         lesson.check_clip,
         clip,
@@ -291,6 +275,7 @@ EXERCISES = {
             lambda t, h, f, u: "leak" if min(t, h) < f else verdict(t, h, f, u),
             lambda t, h, f, u: "by heart" if t < h else verdict(t, h, f, u),
             lambda t, h, f, u: "learning",
+            lambda t, h, f, u: "nothing" if h >= u else verdict(t, h, f, u),
         ],
     ),
     "count": (
