@@ -1,4 +1,4 @@
-"""Side by side with the libraries: `python -m smol.bench [train|tokenizer|all] [--json FILE]`.
+"""Side by side with the libraries: `python -m smol.bench [roofline|train|tokenizer|all]`.
 
 One process, the contestants in turn, round after round, so that what else the machine does hits
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
@@ -26,7 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smol.count import flops_per_token
+from smol import count
+from smol.config import SmolLM2Config
+from smol.count import decode_work, flops_per_token, prefill_work
+from smol.model import SmolLM2
 from smol.pretrained import from_reference, written_beside
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer, byte_alphabet, merge_pair
 from smol.train import PRESETS, LossModel, choose_device, choose_precision, parameter_groups
@@ -343,7 +346,48 @@ def peak_memory(step: Callable, device: torch.device) -> int | None:
     return max(accumulate(change for _, change in changes), default=0)
 
 
-BENCHES = {"train": train, "tokenizer": tokenizer}
+def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int = 5) -> dict:
+    """Prefill of `length` tokens and decode of one more, against the roofline of this machine.
+
+    The model is SmolLM2-135M with random weights, in bf16 on CUDA and fp32 elsewhere. The bound is
+    made of a matrix product and a read measured here (`count.roofline`); a measurement below it
+    raises AssertionError, for then a count or a rate is wrong.
+    """
+    device, config = choose_device(), config or SmolLM2Config()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rates = matmul_rate(device, dtype, 8192 if device.type == "cuda" else 2048), read_rate(device)
+    model = SmolLM2(config).to(device, dtype).eval()
+    ids = torch.randint(config.vocab_size, (1, length), device=device)
+    cache = model.new_cache(max_length=length + rounds + 1)
+    work = {"prefill": prefill_work, "decode": decode_work}
+    with torch.inference_mode():
+        model(ids, cache)
+        runs = {
+            "prefill": lambda: _done(model(ids)),
+            "decode": lambda: _done(model(ids[:, :1], cache)),
+        }
+        seconds = side_by_side(runs, rounds)
+    print(f"{rates[0] / 1e9:,.0f} GFLOP/s in a matrix product, {rates[1] / 1e9:,.0f} GB/s read")
+    rows = []
+    for name, times in seconds.items():
+        flops, moved = work[name](config, length, bytes_per_number=dtype.itemsize)
+        bound = count.roofline(flops, moved, *rates)
+        if min(times) < bound:
+            raise AssertionError(
+                f"{name} took {min(times):.4f} s, less than the {bound:.4f} s that are possible: "
+                "a count or a rate is wrong"
+            )
+        part = bound / statistics.median(times)
+        rows.append({"work": name, "flops": flops, "bytes": moved, "seconds": times})
+        rows[-1] |= {"bound": bound, "part_of_roofline": part}
+        print(f"{name:8} {spread(times)}, at least {bound:.3f} s: {part:.0%} of the roofline")
+    return {"flops_per_second": rates[0], "bytes_per_second": rates[1], "length": length} | {
+        "dtype": str(dtype)[6:],
+        "work": rows,
+    }
+
+
+BENCHES = {"roofline": roofline, "train": train, "tokenizer": tokenizer}
 
 
 def machine() -> dict[str, str | int]:

@@ -10,7 +10,8 @@ import torch
 
 from smol import bench
 from smol.bench import naive_merges, side_by_side, spread
-from smol.count import flops_per_token
+from smol.count import cache_bytes, count_parameters, flops_per_token
+from smol.lesson import SMALL
 from smol.pretrained import from_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
 from smol.train import PRESETS
@@ -60,7 +61,10 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
         bench.main()
-    assert "no benchmark quantum: choose from train, tokenizer, all" in capsys.readouterr().err
+    assert (
+        "no benchmark quantum: choose from roofline, train, tokenizer, all"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_readme_says_what_was_measured():
@@ -127,3 +131,33 @@ def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
     assert best.dtype == ("bfloat16" if want else "float32")
     theirs = rungs[-1]
     assert theirs.theirs and theirs.compile and theirs.dtype == best.dtype
+
+
+# -- the roofline ---------------------------------------------------------------------------------
+
+
+def test_a_measurement_and_its_bound(capsys):
+    result = bench.roofline(SMALL, length=64, rounds=2)
+    prefill, decode = result["work"]
+    assert prefill["flops"] == flops_per_token(SMALL, 64, causal=True, backward=False) * 64
+    assert decode["bytes"] == 4 * count_parameters(SMALL)["total"] + cache_bytes(SMALL, 64, 1, 4)
+    for row in result["work"]:
+        assert len(row["seconds"]) == 2 and 0 < row["part_of_roofline"] < 1
+        rates = result["flops_per_second"], result["bytes_per_second"]
+        assert row["bound"] == max(row["flops"] / rates[0], row["bytes"] / rates[1])
+    assert "of the roofline" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("wrong", "rate"), [("matmul_rate", 1e6), ("read_rate", 1e6)])
+def test_a_roofline_that_is_beaten_is_refused(monkeypatch, wrong, rate):
+    monkeypatch.setattr(bench, wrong, lambda *args: rate)
+    with pytest.raises(AssertionError, match="a count or a rate is wrong"):
+        bench.roofline(SMALL, length=64, rounds=1)
+
+
+def test_the_readme_says_how_near_the_roofline_it_came():
+    root = Path(bench.__file__).parents[1]
+    result = json.loads((root / "assets/results/roofline.json").read_text(encoding="utf-8"))
+    prefill, decode = (row["part_of_roofline"] for row in result["roofline"]["work"])
+    claim = f"prefill reached {prefill:.0%} of it, decode {decode:.0%}".replace("%", " %")
+    assert claim in (root / "README.md").read_text(encoding="utf-8")
