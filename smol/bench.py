@@ -198,6 +198,11 @@ class Rung(NamedTuple):
     fused: bool = False
     compile: bool = False
 
+    @property
+    def product(self) -> str:
+        """The kind of matrix product that it is made of."""
+        return "tf32" if self.tf32 and self.dtype == "float32" else self.dtype
+
 
 def ladder(device: torch.device) -> list[Rung]:
     """Each rung adds one thing to the one before, where this device has it."""
@@ -227,9 +232,10 @@ def train(
     """One training step on every rung of the ladder, and transformers' model in the same loop.
 
     On a CUDA GPU SmolLM2-135M, 32 × 1,024 tokens; on the CPU the preset "small", 16 × 256. The
-    model's share of the arithmetic (MFU) is taken against a matrix product measured here, in fp32
-    or bf16 as the rung has it; its FLOPs count full attention. Memory is what one
-    contestant holds at most in a step, weights and optimizer with it.
+    model's share of the arithmetic (MFU) is taken against a matrix product measured here, in the
+    rung's own precision, and of a known chip in bf16 against its data sheet too; its FLOPs count
+    full attention. Memory is what one contestant holds at most in a step, weights and optimizer
+    with it.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -255,10 +261,12 @@ def train(
         print(f"{name}: loss {losses[name]:.4f} in the first step", file=sys.stderr)
     seconds = side_by_side(steps, rounds)
     peaks = {name: peak_memory(step, device) for name, step in steps.items()}
-    rates = {
-        dtype: matmul_rate(device, getattr(torch, dtype), 8192 if cuda else 2048)
-        for dtype in sorted({rung.dtype for rung in rungs.values()})
-    }
+    rates = {}
+    for product in sorted({rung.product for rung in rungs.values()}):
+        torch.set_float32_matmul_precision("high" if product == "tf32" else "highest")
+        dtype = torch.bfloat16 if product == "bfloat16" else torch.float32
+        rates[product] = matmul_rate(device, dtype, 8192 if cuda else 2048)
+    chip = count.chip(torch.cuda.get_device_name()) if cuda else None
     flops = B * T * flops_per_token(config, T)
     print(f"{'':32}{'a step':<30}{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory")
     rows = []
@@ -271,7 +279,10 @@ def train(
             "seconds": seconds[name],
             "tokens_per_second": B * T / middle,
             "speedup": statistics.median(a / b for a, b in pairs),
-            "mfu": flops / middle / rates[rung.dtype],
+            "mfu": flops / middle / rates[rung.product],
+            "mfu_of_data_sheet": flops / middle / chip.flops
+            if chip and rung.dtype == "bfloat16"
+            else None,
             "memory": peaks[name] and peaks[name] + resident[name],
         }
         rows.append(row)

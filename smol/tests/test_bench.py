@@ -129,6 +129,8 @@ def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
     best = rungs[names.index("+ compile")]
     assert best.compile and best.fused and best.chunk and best.tf32 == bool(want)
     assert best.dtype == ("bfloat16" if want else "float32")
+    products = ["float32", "tf32", "bfloat16"] if want else ["float32"]
+    assert list(dict.fromkeys(rung.product for rung in rungs)) == products
     theirs = rungs[-1]
     assert theirs.theirs and theirs.compile and theirs.dtype == best.dtype
 
