@@ -318,8 +318,7 @@ def _training_step(
             return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), None
 
     run = torch.compile(run) if rung.compile else run
-    fused = rung.fused
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-5, fused=fused)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-5, fused=rung.fused)
     dtype, kind = getattr(torch, rung.dtype), inputs.device.type
 
     def step() -> float:

@@ -115,7 +115,6 @@ def training_memory(
     config: SmolLM2Config,
     batch_size: int,
     seq_len: int,
-    activation_bytes: int = 4,
     chunk: int | None = None,
 ) -> dict[str, int]:
     """Bytes that training with AdamW holds at its peak, by what they are for, and their "total".
@@ -139,7 +138,7 @@ def training_memory(
     # it share; attention keeps q, k, v, its output and a number a query and head; the MLP keeps
     # gate, silu(gate), up and their product.
     block = 2 * 3 * D + queries + 2 * keys + queries + config.num_attention_heads + 4 * F
-    activations = tokens * activation_bytes * (L * block + 3 * D)
+    activations = tokens * 4 * (L * block + 3 * D)
     logits = 3 * 4 * V * min(tokens, chunk or tokens)
     if chunk and chunk < tokens:  # the head's gradient so far, and that of one chunk more
         logits += 2 * 4 * V * D

@@ -75,7 +75,7 @@ def test_it_writes_stories_that_the_grammar_can_read(model, tokenizer):
         except ValueError:
             continue
         read += 1
-    assert read >= 1
+    assert read >= 4  # about half; none from random weights
 
 
 def test_its_log_ends_where_it_does(held_out):
