@@ -39,14 +39,14 @@ class RMSNorm(nn.Module):
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (T, hd) fp32, of the angle of every pair at every position.
+    """Cosine and sine, each (…, T, hd) fp32, of every pair's angle at every position (…, T).
 
     Pair i turns by theta^(-2i/hd) radians a token: the first pair once in 2π tokens, the last
     hardly at all. Each angle stands twice, for both members of its pair: i and i + hd/2.
     (Su et al. 2021, eq. 15.)
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
-    angles = positions.float()[:, None] * (1.0 / theta**exponents)  # (T, hd/2)
+    angles = positions.float()[..., None] * (1.0 / theta**exponents)  # (…, T, hd/2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -64,7 +64,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √hd) v, written out. q (B, H, T, hd), k and v (B, K, S, hd) -> q's shape.
 
-    `mask` (T, S), True = may attend; None = causal. (Vaswani et al. 2017, eq. 1; the groups:
+    `mask` (…, T, S), True = may attend; None = causal. (Vaswani et al. 2017, eq. 1; the groups:
     Ainslie et al. 2023.)
     """
     T, S, group = q.size(2), k.size(2), q.size(1) // k.size(1)
@@ -93,9 +93,7 @@ class KVCache:
     Memory for `max_length` tokens is taken at once; `length` says how many are filled.
     """
 
-    def __init__(
-        self, config, batch_size: int, max_length: int, dtype=torch.float32, device="cpu"
-    ):
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
         longest, layers = config.max_position_embeddings, config.num_hidden_layers
         if not 1 <= max_length <= longest or batch_size < 1:
             size = f"{batch_size} × {max_length} tokens"
@@ -183,8 +181,7 @@ def start_of(model: "SmolLM2", input_ids: Tensor, cache: KVCache | None) -> int:
     if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
         (low, high), V = map(int, input_ids.aminmax()), model.config.vocab_size
         if low < 0 or high >= V:
-            worst = low if low < 0 else high
-            raise ValueError(f"token id {worst} is outside the vocabulary (0 to {V - 1})")
+            raise ValueError(f"id {min(low, 0) or high} is outside the vocabulary (0 to {V - 1})")
     start, room, what = 0, model.config.max_position_embeddings, "context"
     if cache is not None:
         start, room, what = cache.length, cache.max_length, "cache"
@@ -217,20 +214,24 @@ class SmolLM2(nn.Module):
             if "norm" not in name:
                 nn.init.normal_(weight, std=config.initializer_range)
 
-    def forward(self, input_ids: Tensor, cache: KVCache | None = None, head=True) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, cache: KVCache | None = None, head=True, positions=None, mask=None
+    ) -> Tensor:
         """`input_ids` (B, T) int64 -> logits (B, T, V) in the model's dtype.
 
         With a cache the ids go on where it ends, and its `length` moves on by T. With head=False
         it gives what the head would read, (B, T, D): training cannot hold all the logits at once.
-        Raises ValueError where the ids do not fit: see `start_of`.
+        Rows that begin with padding need `positions` (B, 1, T) and a `mask` (B, 1, T, S) of their
+        own: see smol/generate.py. Raises ValueError where the ids do not fit: see `start_of`.
         """
         start = start_of(self, input_ids, cache)
-        T, device = input_ids.size(1), input_ids.device
+        T, device, c = input_ids.size(1), input_ids.device, self.config
         x = self.embed_tokens(input_ids)  # (B, T, D)
-        positions = torch.arange(start, start + T, device=device)
-        cos, sin = rope_cos_sin(positions, self.config.head_dim, self.config.rope_theta)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        mask = causal_mask(T, start + T, device) if start > 0 and T > 1 else None
+        if positions is None:
+            positions = torch.arange(start, start + T, device=device)
+        cos, sin = (t.to(x.dtype) for t in rope_cos_sin(positions, c.head_dim, c.rope_theta))
+        if mask is None and start > 0 and T > 1:
+            mask = causal_mask(T, start + T, device)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if cache is not None:

@@ -160,7 +160,7 @@ _ALL = [
         "theta_10000",
         "rotary_emb",
         "a default of 10,000 where the config's theta was not found (From Scratch to Production)",
-        (("self.config.head_dim, self.config.rope_theta)", "self.config.head_dim, 10_000.0)"),),
+        (("c.head_dim, c.rope_theta)", "c.head_dim, 10_000.0)"),),
     ),
     Mutant(
         "rope_exponent",
@@ -178,7 +178,7 @@ _ALL = [
         "rope_positions_bf16",
         "rotary_emb",
         "positions held in bf16: 257 becomes 256, and 1,023 becomes 1,024",
-        (("positions.float()[:, None]", "positions.bfloat16().float()[:, None]"),),
+        (("positions.float()[..., None]", "positions.bfloat16().float()[..., None]"),),
     ),
     Mutant(
         "rope_interleaved",

@@ -1,15 +1,45 @@
-"""Generation against transformers: greedy ids, and each reshaping of the logits, exactly."""
+"""Generation against transformers: greedy ids, each reshaping of the logits, what is drawn."""
+
+import importlib
+import random
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from smol.generate import generate, keep_top_k, keep_top_p, penalise
+from smol import BPETokenizer, SmolLM2, load_pretrained, save_pretrained
+from smol.generate import (
+    SHIPPED,
+    _until,
+    chat,
+    generate,
+    generate_steps,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    left_pad,
+    penalise,
+    reshape,
+    store_by_columns,
+    stream,
+)
 from smol.pretrained import from_reference
+from smol.tests.reference import tiny_config, tiny_reference
+from smol.tests.test_model import random_shape
+
+module = importlib.import_module("smol.generate")  # the name in the package is the function
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +48,34 @@ def ids() -> torch.Tensor:
     return torch.randint(50, (3, 9))
 
 
-def greedy_of_transformers(model, ids, penalty: float = 1.0) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def shipped() -> SmolLM2:
+    return load_pretrained(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    return BPETokenizer.load(SHIPPED)
+
+
+def greedy_of_transformers(model, ids, penalty=1.0, attention_mask=None, new=30) -> torch.Tensor:
     return model.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=30,
+        attention_mask=torch.ones_like(ids) if attention_mask is None else attention_mask,
+        max_new_tokens=new,
         do_sample=False,
         repetition_penalty=penalty,
         eos_token_id=None,
         pad_token_id=0,
     )
+
+
+def prompts_of_unequal_length(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = random.Random(seed)
+    return left_pad([[draw.randrange(50) for _ in range(n)] for n in (3, 11, 1, 7)])
+
+
+# -- greedy ids -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -36,6 +84,92 @@ def test_greedy_ids_equal_transformers(ours, reference, ids, use_cache, penalty)
     theirs = greedy_of_transformers(reference, ids, penalty)
     settings = {"repetition_penalty": penalty, "use_cache": use_cache}
     assert torch.equal(generate(ours, ids, 30, **settings), theirs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_ids_of_random_shapes_alone_and_padded(seed):
+    reference = tiny_reference(seed, **random_shape(seed))
+    ours = from_reference(reference)
+    ids, mask = prompts_of_unequal_length(seed)
+    theirs = greedy_of_transformers(reference, ids, attention_mask=mask)
+    cached = generate(ours, ids, 30, attention_mask=mask)
+    assert torch.equal(cached, theirs)
+    assert torch.equal(generate(ours, ids, 30, attention_mask=mask, use_cache=False), theirs)
+    for row, real in zip(cached, mask, strict=True):
+        prompt = row[: len(real)][real.bool()]
+        alone = generate(ours, prompt[None], 30)[0]
+        assert torch.equal(alone, row[-len(alone) :])
+
+
+def test_greedy_ids_of_the_shipped_model(shipped, tokenizer):
+    reference = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32)
+    texts = ("The", "Nobody in Dripping Hill", "There was once a detective called Gus, whose", "A")
+    prompts = [[tokenizer.eos_id, *tokenizer.encode(text)] for text in texts]
+    ids, mask = left_pad(prompts)
+    theirs = greedy_of_transformers(reference, ids, attention_mask=mask, new=100)
+    assert torch.equal(generate(shipped, ids, 100, attention_mask=mask), theirs)
+    for prompt, row in zip(prompts, theirs, strict=True):
+        for use_cache in (True, False):
+            alone = generate(shipped, torch.tensor([prompt]), 100, use_cache=use_cache)[0]
+            assert torch.equal(alone, row[-len(alone) :])
+
+
+def test_padding_is_not_penalised(ours):
+    ids, mask = prompts_of_unequal_length(0)
+    settings = {"attention_mask": mask, "repetition_penalty": 1.7}
+    padded = generate(ours, ids, 20, **settings)
+    for row, real in zip(padded, mask, strict=True):
+        prompt = row[: len(real)][real.bool()]
+        alone = generate(ours, prompt[None], 20, repetition_penalty=1.7)[0]
+        assert torch.equal(alone, row[-len(alone) :])
+
+
+@pytest.mark.parametrize("bug", ["positions", "mask"])
+def test_wrong_positions_or_mask_give_other_ids(shipped, tokenizer, monkeypatch, bug):
+    """The comparison of padded rows can fail: for each half of the layout alone."""
+    prompts = [tokenizer.encode(text) for text in ("The", "There was once a detective called Gus")]
+    ids, mask = left_pad(prompts)
+    right = generate(shipped, ids, 30, attention_mask=mask)
+    layout = module.padded_layout
+
+    def wrong(real, T):
+        positions, sees = layout(real, T)
+        S = real.size(1)
+        if bug == "positions":  # the padded rows' tokens stand farther apart
+            return positions * 2, sees
+        return positions, module.causal_mask(T, S).expand(sees.shape)
+
+    monkeypatch.setattr(module, "padded_layout", wrong)
+    assert not torch.equal(generate(shipped, ids, 30, attention_mask=mask), right)
+
+
+def test_one_turned_matrix_gives_other_ids(reference, ids):
+    """The comparison of greedy ids can fail."""
+    broken = from_reference(reference)
+    broken.layers[0].self_attn.k_proj.weight.data.mul_(-1)
+    assert not torch.equal(generate(broken, ids, 30), greedy_of_transformers(reference, ids))
+
+
+def test_with_the_cache_every_token_is_read_once(ours, ids, monkeypatch):
+    read = []
+    embed = ours.embed_tokens.forward
+    monkeypatch.setattr(ours.embed_tokens, "forward", lambda x: read.append(x.size(1)) or embed(x))
+    generate(ours, ids, 5)
+    assert read == [9, 1, 1, 1, 1]
+    read.clear()
+    generate(ours, ids, 5, use_cache=False)
+    assert read == [9, 10, 11, 12, 13]
+
+
+def test_only_the_last_logits_are_computed(ours, ids, monkeypatch):
+    seen = []
+    head = ours.lm_head.forward
+    monkeypatch.setattr(ours.lm_head, "forward", lambda x: seen.append(x.shape) or head(x))
+    generate(ours, ids, 3)
+    assert seen == [(3, ours.config.hidden_size)] * 3
+
+
+# -- the filters, exactly -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,24 +181,87 @@ def test_reshaped_logits_equal_transformers(seed):
         assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(ids, logits))
     for p in (0.01, 0.5, 0.9, 0.999):
         assert torch.equal(keep_top_p(logits, p), TopPLogitsWarper(p)(ids, logits))
+    for p in (0.0, 0.01, 0.3, 1.0):
+        assert torch.equal(keep_min_p(logits, p), MinPLogitsWarper(p)(ids, logits))
     for penalty in (0.7, 1.0, 1.5):
         theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
         assert torch.equal(penalise(logits, ids, penalty), theirs)
 
 
-def test_drawn_tokens_follow_the_distribution(ours, ids):
-    """20,000 first tokens against softmax(logits / 0.7): chi-squared, seeded."""
-    prompt = ids[:1].expand(20_000, -1)
-    generator = torch.Generator().manual_seed(1)
-    drawn = generate(ours, prompt, 1, temperature=0.7, generator=generator)[:, -1]
-    with torch.no_grad():
-        p = (ours(ids[:1])[0, -1] / 0.7).softmax(-1)
-    expected = p * 20_000
+COMBINATIONS = {
+    "temperature": {"temperature": 0.7},
+    "hot": {"temperature": 3.0},
+    "top_k": {"top_k": 7},
+    "top_p": {"top_p": 0.6},
+    "min_p": {"min_p": 0.2},
+    "penalty": {"repetition_penalty": 1.8},
+    "all": {
+        "temperature": 1.4,
+        "top_k": 30,
+        "top_p": 0.9,
+        "min_p": 0.05,
+        "repetition_penalty": 1.3,
+    },
+}
+
+
+def processors_of_transformers(model, settings: dict) -> LogitsProcessorList:
+    """In the order that transformers' own generate puts them in."""
+    config = GenerationConfig(do_sample=True, **{"temperature": 1.0, "top_k": 0, **settings})
+    model._prepare_special_tokens(config, False, device=torch.device("cpu"))
+    return model._get_logits_processor(config, 9)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_combined_filters_equal_transformers(reference, name):
+    torch.manual_seed(1)
+    logits, ids = torch.randn(4, 97) * 3, torch.randint(97, (4, 12))
+    settings = COMBINATIONS[name]
+    theirs = processors_of_transformers(reference, settings)
+    assert len(theirs) == len(settings)
+    assert torch.equal(reshape(logits, ids, **settings), theirs(ids, logits.clone()))
+
+
+def test_the_order_of_the_filters_matters():
+    """The comparison of combined filters can fail."""
+    torch.manual_seed(1)
+    logits = torch.randn(4, 97) * 3
+    one = keep_top_p(keep_top_k(logits, 5), 0.8)
+    other = keep_top_k(keep_top_p(logits, 0.8), 5)
+    assert not torch.equal(one, other)
+
+
+# -- what is drawn --------------------------------------------------------------------------------
+
+
+def chi_squared(counts: torch.Tensor, p: torch.Tensor) -> float:
+    """By how many standard deviations the counts are off, where p is right."""
+    expected = p * counts.sum()
     often = expected >= 5
-    counts = torch.bincount(drawn, minlength=len(p)).float()
     chi2 = ((counts - expected)[often] ** 2 / expected[often]).sum().item()
-    degrees = int(often.sum())
-    assert abs(chi2 - degrees) < 5 * (2 * degrees) ** 0.5
+    degrees = int(often.sum()) - 1
+    return (chi2 - degrees) / (2 * degrees) ** 0.5
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_drawn_tokens_follow_the_distribution(reference, ids, name):
+    """20,000 tokens against the distribution that transformers' processors leave."""
+    model = from_reference(reference)
+    model.norm.weight.data.mul_(8)  # logits of a standard deviation of about 2.4
+    ids, settings = ids[:1], {"temperature": 1.0, **COMBINATIONS[name]}
+    generator = torch.Generator().manual_seed(1)
+    drawn = generate(model, ids, 1, num_return_sequences=20_000, generator=generator, **settings)
+    counts = torch.bincount(drawn[:, -1], minlength=model.config.vocab_size).float()
+    with torch.no_grad():
+        logits = model(ids)[:, -1]
+    processors = processors_of_transformers(reference, settings)
+    p = processors(ids, logits.clone())[0].softmax(-1)
+    assert counts[p == 0].sum() == 0
+    assert abs(chi_squared(counts, p)) < 4
+    settings["temperature"] *= 1.15
+    processors = processors_of_transformers(reference, settings)
+    wrong = processors(ids, logits.clone())[0].softmax(-1)
+    assert abs(chi_squared(counts, wrong)) > 4  # the test can fail
 
 
 def test_a_generator_makes_draws_repeat(ours, ids):
@@ -74,6 +271,40 @@ def test_a_generator_makes_draws_repeat(ours, ids):
     ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+
+
+def test_several_samples_of_each_prompt(ours):
+    ids, mask = prompts_of_unequal_length(2)
+    settings = {"temperature": 1.0, "generator": torch.Generator().manual_seed(0)}
+    drawn = generate(ours, ids, 8, num_return_sequences=3, attention_mask=mask, **settings)
+    assert drawn.shape == (12, ids.size(1) + 8)
+    assert torch.equal(drawn[:, : ids.size(1)], ids.repeat_interleave(3, dim=0))
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_log_probabilities_are_the_models_own(ours, use_cache):
+    """Before temperature and filters; of padded rows too; 0 for a row that has ended."""
+    ids, mask = prompts_of_unequal_length(3)
+    settings = {"temperature": 0.5, "top_k": 3, "generator": torch.Generator().manual_seed(0)}
+    steps = list(
+        generate_steps(ours, ids, 9, attention_mask=mask, use_cache=use_cache, **settings)
+    )
+    new = torch.stack([step.ids for step in steps], dim=1)
+    got = torch.stack([step.logprobs for step in steps], dim=1)
+    for b, real in enumerate(mask.bool()):
+        row = torch.cat((ids[b][real], new[b]))[None]
+        with torch.no_grad():
+            want = ours(row)[0].log_softmax(-1)[-10:-1].gather(1, new[b][:, None])[:, 0]
+        assert torch.allclose(got[b], want, atol=1e-5)
+    stop = new[0, 0].item()
+    settings["generator"].manual_seed(0)
+    steps = list(generate_steps(ours, ids, 9, attention_mask=mask, stop_ids=[stop], **settings))
+    assert steps[0].logprobs[0] < 0
+    assert all(step.logprobs[0] == 0 and step.ids[0] == stop for step in steps[1:])
+
+
+# -- where it ends --------------------------------------------------------------------------------
 
 
 def test_rows_end_at_a_stop_id(ours, ids):
@@ -89,12 +320,220 @@ def test_rows_end_at_a_stop_id(ours, ids):
     assert alone[0, -1] == stop and alone.size(1) <= 13
 
 
-def test_only_the_last_logits_are_computed(ours, ids, monkeypatch):
-    seen = []
-    head = ours.lm_head.forward
-    monkeypatch.setattr(ours.lm_head, "forward", lambda x: seen.append(x.shape) or head(x))
-    generate(ours, ids, 3)
-    assert seen == [(3, ours.config.hidden_size)] * 3
+def test_a_text_too_long_is_refused(ours, ids):
+    room = ours.config.max_position_embeddings
+    with pytest.raises(ValueError, match=f"do not fit a context of {room}: ask for 1 to 503"):
+        generate(ours, ids, room)
+    long = ids[:1].repeat(1, room)
+    with pytest.raises(ValueError, match=r"4608 tokens .* shorten the prompt, or pass slide"):
+        generate(ours, long, 1)
+    assert generate(ours, ids[:1], room - 9).size(1) == room  # the last that fits
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("length", [3, 20, 45])
+def test_past_the_context_the_newer_half_is_read_again(use_cache, length):
+    room = 20
+    model = from_reference(tiny_reference(max_position_embeddings=room))
+    torch.manual_seed(2)
+    ids = torch.randint(97, (2, length))
+    got = generate(model, ids, 60, slide=True, use_cache=use_cache)
+    text = ids
+    for _ in range(60):
+        window = text
+        while window.size(1) > room:
+            window = window[:, room // 2 :]
+        with torch.no_grad():
+            text = torch.cat((text, model(window)[:, -1].argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(got, text)
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def test_streamed_pieces_are_the_decoded_ids_and_never_half_a_character(tokenizer):
+    """An untrained model writes bytes without sense, and characters that they make by luck."""
+    torch.manual_seed(0)
+    model = SmolLM2(tiny_config(vocab_size=len(tokenizer)))
+    prompt = tokenizer.encode("é ☕")
+    for seed in range(5):
+        settings = {"temperature": 1.0, "stop_ids": ()}
+        new = {"generator": torch.Generator().manual_seed(seed), **settings}
+        pieces = list(stream(model, tokenizer, prompt, 80, **new))
+        again = {"generator": torch.Generator().manual_seed(seed), **settings}
+        drawn = generate(model, torch.tensor([prompt]), 80, **again)[0, len(prompt) :]
+        assert "".join(pieces) == tokenizer.decode(drawn.tolist(), skip_special_tokens=True)
+        assert len(pieces) > 20 and all(pieces)
+
+
+def test_a_character_of_many_tokens_comes_in_one_piece(tokenizer, monkeypatch):
+    ids = tokenizer.encode("A cup: ☕!")
+    assert len(tokenizer.encode("☕")) > 1
+
+    def steps(*args, **kwargs):
+        yield from (module.Step(torch.tensor([i]), torch.zeros(1)) for i in ids)
+
+    monkeypatch.setattr(module, "generate_steps", steps)
+    model = SmolLM2(tiny_config(vocab_size=len(tokenizer)))
+    pieces = list(stream(model, tokenizer, "x", 9))
+    assert "☕" in pieces and "".join(pieces) == "A cup: ☕!"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stop_strings_end_the_text_wherever_the_tokens_break(seed):
+    """Against `str.find`: cut at the one that is complete first; nothing of it was shown."""
+    draw = random.Random(seed)
+    text = "".join(draw.choice("ab.") for _ in range(60))
+    stop = ["".join(draw.choice("ab.") for _ in range(draw.randint(1, 5))) for _ in range(2)]
+    pieces = []
+    while rest := text[sum(map(len, pieces)) :]:
+        pieces.append(rest[: draw.randint(1, 4)])
+    shown = list(_until(iter(pieces), stop))
+    found = [(at + len(s), at) for s in stop if (at := text.find(s)) >= 0]
+    assert "".join(shown) == text[: min(found, default=(0, len(text)))[1]]
+    assert all(shown)
+
+
+def test_what_cannot_be_a_stop_string_is_shown_at_once():
+    def pieces():
+        yield "ab"
+        raise AssertionError("asked for the next piece before showing this one")
+
+    assert next(_until(pieces(), ["xyz", "c"])) == "ab"
+
+
+def test_a_stop_string_that_never_comes_stops_nothing(shipped, tokenizer):
+    free = "".join(stream(shipped, tokenizer, "The", 30, stop_ids=()))
+    assert "".join(stream(shipped, tokenizer, "The", 30, stop_ids=(), stop=["☕"])) == free
+    cut = "".join(stream(shipped, tokenizer, "The", 30, stop_ids=(), stop=[free[9:12]]))
+    assert cut == free[: free.find(free[9:12])]
+
+
+def test_a_stream_ends_at_the_end_of_text(shipped, tokenizer):
+    settings = {"temperature": 1.0, "generator": torch.Generator().manual_seed(0)}
+    story = "".join(stream(shipped, tokenizer, [tokenizer.eos_id], 400, **settings))
+    assert "<|endoftext|>" not in story and 100 < len(tokenizer.encode(story)) < 400
+
+
+def test_chat_asks_by_the_template_and_ends_at_its_token(tokenizer, monkeypatch):
+    asked = {}
+
+    def steps(model, input_ids, max_new_tokens, **settings):
+        asked.update(settings, ids=input_ids.tolist())
+        yield from (module.Step(torch.tensor([i]), torch.zeros(1)) for i in tokenizer.encode("Hi"))
+
+    monkeypatch.setattr(module, "generate_steps", steps)
+    messages = [{"role": "user", "content": "Who are you?"}]
+    model = SmolLM2(tiny_config(vocab_size=len(tokenizer)))
+    assert "".join(chat(model, tokenizer, messages, 9, top_k=3)) == "Hi"
+    assert asked["ids"] == [tokenizer.apply_chat_template(messages, add_generation_prompt=True)]
+    assert asked["stop_ids"] == [tokenizer.special_tokens["<|im_end|>"]] and asked["top_k"] == 3
+
+
+# -- one step of always the same shapes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("slide", [False, True])
+def test_fixed_steps_give_the_ids_of_growing_ones(monkeypatch, padded, slide):
+    model = from_reference(tiny_reference(max_position_embeddings=40))
+    ids, mask = prompts_of_unequal_length(5)
+    settings = {"attention_mask": mask if padded else None, "slide": slide}
+    new = 90 if slide else 29
+    want = generate(model, ids, new, **settings)
+    monkeypatch.setattr(module, "captures", lambda device: True)
+    monkeypatch.setattr(module.FixedStep, "_capture", lambda step: setattr(step, "graph", step))
+    monkeypatch.setattr(
+        module.FixedStep,
+        "replay",
+        lambda step: setattr(step, "logits", step._run()),
+        raising=False,
+    )
+    assert torch.equal(generate(model, ids, new, **settings), want)
+
+
+def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
+    """PyTorch's part replaced: what is captured, how often, on which stream."""
+    calls = []
+
+    class Stream:
+        def wait_stream(self, other):
+            calls.append("wait")
+
+    class Graph:
+        def replay(self):
+            calls.append("replay")
+            step.logits.copy_(step._run())
+
+    @contextmanager
+    def noted(name):
+        calls.append(name)
+        yield
+
+    main = Stream()
+    for name, fake in (
+        ("Stream", Stream),
+        ("CUDAGraph", Graph),
+        ("current_stream", lambda: main),
+        ("stream", lambda stream: noted("aside")),
+        ("graph", lambda graph: noted("capture")),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(module, "captures", lambda device: True)
+    made = module.FixedStep.__init__
+
+    def init(self, *args):
+        nonlocal step
+        step = self
+        made(self, *args)
+
+    step = None
+    monkeypatch.setattr(module.FixedStep, "__init__", init)
+    got = generate(ours, ids, 6)
+    monkeypatch.undo()
+    assert torch.equal(got, generate(ours, ids, 6))
+    assert calls == ["wait", "aside", "wait", "capture", *["replay"] * 5]
+
+
+def test_only_cuda_captures():
+    assert module.captures(torch.device("cuda", 0))
+    assert not module.captures(torch.device("cpu")) and not module.captures(torch.device("mps"))
+
+
+def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ours, ids):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(module.fixed_step, fullgraph=True, dynamic=False, backend=backend)
+    monkeypatch.setattr(module, "_compiled_step", lambda: compiled)
+    want = generate(ours, ids, 30)
+    assert torch.equal(generate(ours, ids, 30, compile=True), want)
+    assert len(graphs) == 1
+    assert torch.equal(generate(ours, ids, 30, compile=True), want)
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}])
+def test_storing_by_columns_changes_no_value(changes, ids, tmp_path):
+    reference = tiny_reference(**changes)
+    ours = store_by_columns(from_reference(reference))
+    head, table = ours.lm_head.weight, ours.embed_tokens.weight
+    assert (head is table) == ours.config.tie_word_embeddings
+    assert not ours.layers[0].mlp.up_proj.weight.is_contiguous()
+    with torch.no_grad():
+        want = reference(ids).logits
+        assert (ours(ids) - want).abs().max() < 1e-5 * want.abs().max()
+    assert torch.equal(generate(ours, ids, 30), greedy_of_transformers(reference, ids))
+    save_pretrained(ours, tmp_path)
+    for key, tensor in load_pretrained(tmp_path).state_dict().items():
+        assert torch.equal(tensor, ours.state_dict()[key])
+
+
+# -- what a user may get wrong --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +544,14 @@ def test_only_the_last_logits_are_computed(ours, ids, monkeypatch):
         ({"top_k": 0}, "top_k must be 1 or more"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.1}, "top_p must be above 0"),
+        ({"min_p": -0.1}, "min_p must be from 0 to 1"),
+        ({"min_p": 1.5}, "min_p must be from 0 to 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+        ({"num_return_sequences": 0}, "num_return_sequences must be 1 or more"),
+        ({"attention_mask": torch.ones(3, 8)}, "attention_mask is"),
+        ({"attention_mask": torch.zeros(3, 9)}, "not on its left, or there is nothing else"),
+        ({"attention_mask": torch.ones(3, 9).tril(7)}, "not on its left"),
+        ({"attention_mask": torch.tensor([[1, 0] + [1] * 7] * 3)}, "not on its left"),
     ],
 )
 def test_bad_settings_are_refused(ours, ids, settings, message):
@@ -113,16 +559,140 @@ def test_bad_settings_are_refused(ours, ids, settings, message):
         generate(ours, ids, 3, **settings)
 
 
-def test_a_text_too_long_is_refused(ours, ids):
-    room = ours.config.max_position_embeddings
-    with pytest.raises(ValueError, match=f"do not fit a context of {room}: ask for 1 to"):
-        generate(ours, ids, room)
-    with pytest.raises(ValueError, match="0 new ones do not fit"):
-        generate(ours, ids, 0)
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (torch.zeros(1, 0, dtype=torch.int64), "the prompt is empty: give at least one token"),
+        (torch.tensor([3, 4]), r"must be a \(B, T\) int64 tensor, got \(2,\) torch.int64"),
+        (torch.tensor([[3.0]]), r"got \(1, 1\) torch.float32"),
+        ([[3]], "got list"),
+        (torch.tensor([[3, 97]]), r"id 97 is outside the vocabulary \(0 to 96\)"),
+        (torch.tensor([[-5, 3]]), "id -5 is outside the vocabulary"),
+    ],
+)
+def test_bad_prompts_are_refused(ours, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        generate(ours, prompt, 3)
+    with pytest.raises(ValueError, match="max_new_tokens must be 1 or more, got 0"):
+        generate(ours, torch.tensor([[3]]), 0)
 
 
-def test_one_turned_matrix_gives_other_ids(reference, ids):
-    """The comparison of greedy ids can fail."""
+def test_what_is_on_another_device_is_refused(ids):
+    model = SmolLM2(tiny_config()).to("meta")
+    with pytest.raises(ValueError, match="input_ids are on cpu, the model on meta"):
+        generate(model, ids, 3)
+
+
+def test_empty_prompts_of_a_batch_are_refused():
+    for prompts in ([], [[1], []]):
+        with pytest.raises(ValueError, match="a prompt is empty"):
+            left_pad(prompts)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(reference, ids, value, temperature):
     broken = from_reference(reference)
-    broken.layers[0].self_attn.k_proj.weight.data.mul_(-1)
-    assert not torch.equal(generate(broken, ids, 30), greedy_of_transformers(reference, ids))
+    broken.norm.weight.data[3] = value
+    with pytest.raises(ValueError, match="the logits after 9 tokens are NaN or infinite"):
+        generate(broken, ids, 3, temperature=temperature)
+
+
+def test_bad_stop_strings_are_refused(shipped, tokenizer):
+    for stop in ("end", ["end", ""]):
+        with pytest.raises(ValueError, match="stop must be a list of strings"):
+            next(stream(shipped, tokenizer, "The", 3, stop=stop))
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        next(stream(shipped, tokenizer, "", 3))
+
+
+def test_a_tokenizer_without_the_templates_tokens_cannot_chat(ours):
+    plain = BPETokenizer.train(["a text"], 257)
+    with pytest.raises(ValueError, match=r"this tokenizer has no <\|im_start\|>"):
+        chat(ours, plain, [{"role": "user", "content": "Hi"}], 3)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["smol.generate", *arguments])
+    return module.main()
+
+
+def test_the_command_writes_a_story_and_warns_of_nothing():
+    command = [sys.executable, "-m", "smol.generate", "The mouse", "--seed", "1"]
+    command += ["--max-new-tokens", "20", "--device", "cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.startswith("The mouse") and len(done.stdout) > 30
+    assert done.stderr == ""
+
+
+def test_a_seed_repeats_samples_differ_and_stops_are_heeded(monkeypatch, capsys):
+    common = ("The", "--max-new-tokens", "25", "--device", "cpu", "--stop", "\n")
+    texts = []
+    for extra in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"], [], []):
+        assert run(monkeypatch, *common, *extra) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and len(set(texts)) == 4
+    assert run(monkeypatch, *common, "--seed", "1", "--samples", "3") == 0
+    lines = capsys.readouterr().out.splitlines(keepends=True)
+    assert len(lines) == 3 and lines[0] == texts[0] and lines[1] != lines[2]
+
+
+def test_a_conversation_remembers_what_was_said(monkeypatch, capsys):
+    lines = iter(["Hello", "", "Again"])
+
+    def typed(prompt):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    asked = []
+    template = BPETokenizer.apply_chat_template
+
+    def noted(self, messages, **settings):
+        if settings:
+            asked.append([dict(m) for m in messages])
+        return template(self, messages, **settings)
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(BPETokenizer, "apply_chat_template", noted)
+    shipped = ("--model", str(SHIPPED), "--device", "cpu", "--max-new-tokens", "5")
+    assert run(monkeypatch, "--chat", *shipped) == 0
+    answer = capsys.readouterr().out.splitlines()[0]
+    assert asked == [
+        [{"role": "user", "content": "Hello"}],
+        [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "Again"},
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--temperature", "-1"], "temperature must be 0"),
+        (["", "--max-new-tokens", "3"], "the prompt is empty"),
+        (["x", "--max-new-tokens", "600"], "do not fit a context of 512"),
+        (["x", "--model", "nowhere"], "there is no folder nowhere"),
+        (["x", "--device", "cuda"], "device 'cuda' is not to be had here"),
+    ],
+)
+def test_the_command_says_what_is_wrong(monkeypatch, capsys, arguments, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU")
+    assert run(monkeypatch, *arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_model_without_a_tokenizer_is_named(monkeypatch, capsys, ours, tmp_path):
+    save_pretrained(ours, tmp_path)
+    assert run(monkeypatch, "x", "--model", str(tmp_path)) == 1
+    assert "tokenizer.json is missing" in capsys.readouterr().err

@@ -427,7 +427,7 @@ def test_show_displays_the_source(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     lesson.show(SmolLM2)
-    assert "def forward(self, input_ids" in shown[0].data
+    assert "self, input_ids: Tensor, cache: KVCache" in shown[0].data
 
 
 def test_coloured_texts_say_what_they_show(monkeypatch):

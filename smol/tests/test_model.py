@@ -310,10 +310,10 @@ def test_no_gradient_goes_through_the_cache(ours):
 @pytest.mark.parametrize(
     "ids, message",
     [
-        (torch.tensor([[3, 97]]), r"token id 97 is outside the vocabulary \(0 to 96\)"),
-        (torch.tensor([[3, 10**12]]), "token id 1000000000000 is outside"),
-        (torch.tensor([[3, -1]]), "token id -1 is outside the vocabulary"),
-        (torch.tensor([[3, -100]]), "token id -100 is outside the vocabulary"),
+        (torch.tensor([[3, 97]]), r"id 97 is outside the vocabulary \(0 to 96\)"),
+        (torch.tensor([[3, 10**12]]), "id 1000000000000 is outside"),
+        (torch.tensor([[3, -1]]), "id -1 is outside the vocabulary"),
+        (torch.tensor([[3, -100]]), "id -100 is outside the vocabulary"),
         (torch.tensor([3, 4]), r"must be \(B, T\) int64, got \(2,\) torch.int64"),
         (torch.tensor([[[3]]]), r"got \(1, 1, 1\) torch.int64"),
         (torch.tensor([[3.0]]), r"got \(1, 1\) torch.float32"),
