@@ -1,5 +1,6 @@
 """Generation against transformers: greedy ids, each reshaping of the logits, what is drawn."""
 
+import copy
 import importlib
 import random
 import subprocess
@@ -31,8 +32,8 @@ from smol.generate import (
     keep_top_p,
     left_pad,
     penalise,
+    prepare_for_decoding,
     reshape,
-    store_by_columns,
     stream,
 )
 from smol.pretrained import from_reference
@@ -517,20 +518,43 @@ def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ou
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}])
-def test_storing_by_columns_changes_no_value(changes, ids, tmp_path):
+def test_a_model_prepared_for_decoding_is_the_same_model(
+    changes, threads, ids, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     reference = tiny_reference(**changes)
-    ours = store_by_columns(from_reference(reference))
+    ours = prepare_for_decoding(from_reference(reference))
     head, table = ours.lm_head.weight, ours.embed_tokens.weight
     assert (head is table) == ours.config.tie_word_embeddings
     assert not ours.layers[0].mlp.up_proj.weight.is_contiguous()
     with torch.no_grad():
-        want = reference(ids).logits
-        assert (ours(ids) - want).abs().max() < 1e-5 * want.abs().max()
-    assert torch.equal(generate(ours, ids, 30), greedy_of_transformers(reference, ids))
+        for text in (ids, ids[:1, :1]):
+            want = reference(text).logits
+            assert (ours(text) - want).abs().max() < 1e-5 * want.abs().max()
+    for text in (ids, ids[:1]):
+        assert torch.equal(generate(ours, text, 30), greedy_of_transformers(reference, text))
     save_pretrained(ours, tmp_path)
     for key, tensor in load_pretrained(tmp_path).state_dict().items():
         assert torch.equal(tensor, ours.state_dict()[key])
+
+
+def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
+    """Of one token; where the parts would be unequal, and for more tokens, the usual way."""
+    shapes = []
+    product = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: shapes.append(b.shape) or product(a, b))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    layer = prepare_for_decoding(copy.deepcopy(ours)).layers[0].mlp
+    with torch.no_grad():
+        layer.up_proj(torch.randn(1, 1, 48))
+        assert shapes == [(2, 48, 40)]
+        layer.up_proj(torch.randn(1, 2, 48))
+        layer.up_proj(torch.randn(2, 1, 48))
+        layer.up_proj.threads = 3
+        layer.up_proj(torch.randn(1, 1, 48))
+    assert shapes == [(2, 48, 40)]
 
 
 # -- what a user may get wrong --------------------------------------------------------------------
