@@ -463,3 +463,87 @@ def check_training_days(training_days):
         got = torch.as_tensor(got, dtype=torch.float64)
         what = f"{tokens:.0e} tokens, {chips} chips, {rate:,} tokens/s, efficiency {efficiency}:"
         _expect_close(got, torch.tensor(want, dtype=torch.float64), f"{what} the days")
+
+
+@exercise
+def check_choices(choices):
+    flat, sure = torch.zeros(8), torch.tensor([50.0] + [0.0] * 7)
+    half = torch.tensor([1.0, 1.0] + [float("-inf")] * 6)  # as a filter leaves it
+    uneven = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
+    for logits, want, what in (
+        (torch.stack((flat, sure)), [8.0, 1.0], "of eight equal ones, and of one that is sure:"),
+        (half[None], [2.0], "with -inf where a filter has been:"),
+        (uneven[None] + 3, [2**1.75], "of 1/2, 1/4, 1/8 and 1/8:"),
+    ):
+        _expect_close(_ask(choices, logits), torch.tensor(want), what)
+
+
+@exercise
+def check_until(until):
+    for pieces, stop, want in (
+        (["ab", "cd"], ["x"], "abcd"),
+        (["The e", "nd. Mo", "re"], ["end"], "The "),
+        (["a", "a", "b"], ["ab"], "a"),
+        (["end"], ["end"], ""),
+        (["one\n", "\ntwo"], ["\n\n"], "one"),
+        (["ab", "ab", "c"], ["abc", "zz"], "ab"),
+        (["en"], ["end"], "en"),
+    ):
+        got = "".join(_ask(until, iter(pieces), stop))
+        _expect(got == want, f"{pieces} until {stop}: {got!r}, not {want!r}")
+    next(iter(_ask(until, _then_fail("sure"), ["end"])))
+
+
+def _then_fail(piece: str):
+    yield piece
+    raise _NotYet(f"{piece!r} was held back, though no stop string may begin there")
+
+
+@exercise
+def check_beam(beam_search):
+    """On a model of 5 tokens that looks three tokens back; 125 beams leave nothing out."""
+
+    def log_probs(ids):
+        table = torch.randn(125, 5, generator=torch.Generator().manual_seed(5)) * 2
+        last = ids[:, -3:]
+        return table[(last * 5 ** torch.arange(last.size(1))).sum(-1)].log_softmax(-1)
+
+    for width in (1, 2, 5, 125):
+        got = _ask(beam_search, log_probs, [0], width, 4)
+        want = _beams(log_probs, [0], width, 4)
+        _expect(isinstance(got, list), f"the answer is a {type(got).__name__}, not a list of ids")
+        _expect(got == want, f"width {width}, 4 steps after [0]: {got}, not {want}")
+
+
+def _beams(log_probs, prompt: list[int], width: int, steps: int) -> list[int]:
+    """Beam search, one text at a time."""
+    beams = [(0.0, list(prompt))]
+    for _ in range(steps):
+        longer = [
+            (score + p, [*ids, i])
+            for score, ids in beams
+            for i, p in enumerate(log_probs(torch.tensor([ids]))[0].tolist())
+        ]
+        beams = sorted(longer, key=lambda beam: -beam[0])[:width]
+    return beams[0][1]
+
+
+@exercise
+def check_speculate(speculate):
+    p = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    for q, agree in (
+        (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.70),
+        (torch.tensor([0.1, 0.1, 0.7, 0.1]), 0.40),
+        (p.clone(), 1.0),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        drawn = [_ask(speculate, p, q, generator) for _ in range(4000)]
+        _expect(
+            all(isinstance(pair, tuple) and len(pair) == 2 for pair in drawn),
+            "the answer is not a pair: the token, and whether the draft was kept",
+        )
+        counts = torch.bincount(torch.tensor([int(token) for token, _ in drawn]), minlength=4)
+        got, kept = counts / 4000, sum(bool(kept) for _, kept in drawn) / 4000
+        far = (got - p).abs().max().item()
+        _expect(far < 0.04, f"draft {q.tolist()}: drawn {got.tolist()}, wanted {p.tolist()}")
+        _expect(abs(kept - agree) < 0.04, f"{kept:.0%} of the drafts were kept, not {agree:.0%}")

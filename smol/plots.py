@@ -664,8 +664,13 @@ def by_depth(sizes: dict[str, list[float]], gradients: dict[str, list[float]]):
 
 
 @_styled
-def ladder(rungs: list[dict], machine: str):
-    """How many times as fast as transformers each rung of `smol.bench train` was."""
+def ladder(
+    rungs: list[dict],
+    machine: str,
+    what: str = "training speed",
+    base: str = "transformers' in fp32",
+):
+    """How many times as fast as the first one each contestant of `smol.bench` was."""
     fig, ax = _figure(7.6, 0.4 + 0.34 * len(rungs))
     names = [rung["name"] for rung in rungs]
     values = [rung["speedup"] for rung in rungs]
@@ -673,12 +678,12 @@ def ladder(rungs: list[dict], machine: str):
     bars = ax.barh(names, values, color=colors, height=0.7)
     ax.bar_label(bars, [f"{value:.2f} ×" for value in values], padding=4)
     ax.invert_yaxis()
-    ax.set(title=f"training speed, transformers in fp32 = 1 ({machine})")
+    ax.set(title=f"{what}, {base} = 1 ({machine})")
     ax.set(xticks=[], xlim=(0, 1.15 * max(values)))
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0)
     said = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True))
-    return fig, f"training speed on {machine} against transformers' in fp32: {said}"
+    return fig, f"{what} on {machine} against {base}: {said}"
 
 
 # -- counting -------------------------------------------------------------------------------------
@@ -791,4 +796,89 @@ def scaling(sizes: list[int], losses: list[float], slope: float, intercept: floa
     return (
         fig,
         f"loss against size, a line through {len(sizes) - 1} points and one to be predicted",
+    )
+
+
+# -- generation -----------------------------------------------------------------------------------
+
+
+@_styled
+def next_tokens(names: list[str], p: list[float], level: float, what: str):
+    """Probabilities of the likeliest next tokens, and the level that the true ones have."""
+    fig, ax = _figure(8.2, 2.5)
+    ax.bar(range(len(p)), p, color=[BLUE if x > level / 2 else RED for x in p], width=0.75)
+    ax.axhline(level, color=INK, ls="--", lw=1.2)
+    ax.text(len(p) - 0.4, level * 1.04, what, ha="right", va="bottom")
+    ax.set_xticks(range(len(p)), names, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set(ylabel="probability", xlim=(-0.6, len(p) - 0.4))
+    ax.tick_params(axis="x", length=0)
+    return fig, f"probability of the {len(p)} likeliest next tokens, and a line for {what}"
+
+
+@_styled
+def filters(names: list[str], panels: dict[str, tuple[list[float], list[float]]]):
+    """For each panel the probabilities of the same tokens before (grey) and after (blue)."""
+    fig, axes = _figure(2.3 * len(panels), 0.7 + 0.2 * len(names), len(panels), sharey=True)
+    rows = range(len(names))
+    for ax, (title, (before, after)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        ax.barh(rows, before, color="#c9c9c9", height=0.85)
+        ax.barh(rows, after, color=BLUE, height=0.45)
+        ax.set(title=title, xticks=[0, 0.2, 0.4], xlim=(0, 0.52))
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+    axes = np.atleast_1d(axes)
+    axes[0].set_yticks(rows, names)
+    axes[0].invert_yaxis()
+    return fig, f"next-token probabilities before and after: {', '.join(panels)}"
+
+
+@_styled
+def by_temperature(shares: dict[float, float], level: float):
+    """The share of stories that the grammar can read, by the temperature they were drawn at."""
+    fig, ax = _figure(6.4, 2.6)
+    ax.axhline(level, color=SOFT, ls="--", lw=1.2)
+    ax.text(max(shares), level, "the grammar's own", ha="right", va="bottom", color=SOFT)
+    ax.plot(list(shares), list(shares.values()), "o-", color=BLUE)
+    ax.set(xlabel="temperature", ylabel="stories read", ylim=(-0.03, 1.12))
+    ax.set_yticks([0, 0.5, 1], ["none", "half", "all"])
+    ax.grid(axis="y")
+    return fig, f"share of stories that the grammar can read at {len(shares)} temperatures"
+
+
+@_styled
+def token_times(lines: dict[str, tuple[list[int], list[float]]]):
+    """Milliseconds for one more token against how many stand before it."""
+    fig, ax = _figure(6.4, 2.7)
+    for color, (name, (x, seconds)) in zip((RED, BLUE), lines.items(), strict=False):
+        ax.plot(x, [1000 * s for s in seconds], color=color, label=name, lw=1.4)
+    ax.set(xlabel="tokens before it", ylabel="ms a token", ylim=(0, None))
+    ax.grid(axis="y")
+    ax.legend()
+    return fig, f"time of one more token against those before it: {', '.join(lines)}"
+
+
+@_styled
+def by_batch(seconds: dict[int, float]):
+    """Time of one decode step against the conversations it serves, beside what it would be if
+    they took turns."""
+    fig, ax = _figure(6.4, 2.7)
+    names, times = [str(B) for B in seconds], [1000 * s for s in seconds.values()]
+    turns = [B * times[0] for B in seconds]
+    ax.bar(names, turns, color="#dddddd", width=0.7, label="one after another (computed)")
+    ax.bar(names, times, color=BLUE, width=0.45, label="together (measured)")
+    ax.set(xlabel="conversations in the batch", ylabel="ms a step")
+    ax.legend()
+    return fig, f"time of a decode step for {', '.join(names)} conversations at once"
+
+
+def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
+    """A text whose tokens are the darker the less likely the model found them."""
+    marked = ""
+    for i, logprob in zip(ids, logprobs, strict=True):
+        text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
+        alpha = min(1.0, -logprob / 6)
+        marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{text}</span>'
+    total = -sum(logprobs)
+    _coloured(
+        [marked.replace("\n", "<br>")], f"{len(ids)} tokens and their {total:.0f} nats of surprise"
     )

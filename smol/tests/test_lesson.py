@@ -208,7 +208,97 @@ def largest_batch(config, length, memory):
     return max(0, (memory - count.checkpoint_bytes(config)) // count.cache_bytes(config, length))
 
 
+def choices(logits):
+    p = logits.softmax(-1)
+    return torch.special.entr(p).sum(-1).exp()
+
+
+def until(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [held.index(s) for s in stop if s in held]
+        if ends:
+            held = held[: min(ends)]
+            break
+        unsure = max((n for s in stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
+        yield held[: len(held) - unsure]
+        held = held[len(held) - unsure :]
+    yield held
+
+
+def until_without_holding_back(pieces, stop):
+    for piece in pieces:
+        if any(s in piece for s in stop):
+            yield piece[: min(piece.index(s) for s in stop if s in piece)]
+            return
+        yield piece
+
+
+def until_all_is_there(pieces, stop):
+    yield from until(["".join(pieces)], stop)
+
+
+def beam_search(log_probs, prompt, width, steps):
+    ids, scores = torch.tensor([prompt]), torch.zeros(1)
+    for _ in range(steps):
+        longer = scores[:, None] + log_probs(ids)
+        scores, best = longer.flatten().topk(min(width, longer.numel()))
+        rows = best // longer.size(1)
+        ids = torch.cat((ids[rows], (best % longer.size(1))[:, None]), dim=1)
+    return ids[0].tolist()
+
+
+def speculate(p, q, generator):
+    token = torch.multinomial(q, 1, generator=generator).item()
+    if torch.rand(1, generator=generator).item() < p[token] / q[token]:
+        return token, True
+    return torch.multinomial((p - q).clamp(min=0), 1, generator=generator).item(), False
+
+
+def speculate_anew(p, q, generator):
+    """Draws from p where the draft is refused: what the draft likes comes too often."""
+    token = torch.multinomial(q, 1, generator=generator).item()
+    if torch.rand(1, generator=generator).item() < p[token] / q[token]:
+        return token, True
+    return torch.multinomial(p, 1, generator=generator).item(), False
+
+
 EXERCISES = {
+    "choices": (
+        lesson.check_choices,
+        choices,
+        [
+            lambda x: (-(x.softmax(-1) * x.log_softmax(-1)).sum(-1)).exp(),  # 0 times -inf
+            lambda x: torch.special.entr(x.softmax(-1)).sum(-1),
+            lambda x: torch.special.entr(x.softmax(-1)).sum().exp(),
+        ],
+    ),
+    "until": (
+        lesson.check_until,
+        until,
+        [until_without_holding_back, until_all_is_there, lambda pieces, stop: pieces],
+    ),
+    "beam": (
+        lesson.check_beam,
+        beam_search,
+        [
+            lambda f, prompt, width, steps: beam_search(f, prompt, 1, steps),
+            lambda f, prompt, width, steps: beam_search(f, prompt, 1000, steps),
+            lambda f, prompt, width, steps: beam_search(f, prompt, width, steps)[1:],
+            lambda *_: torch.zeros(5),
+        ],
+    ),
+    "speculate": (
+        lesson.check_speculate,
+        speculate,
+        [
+            speculate_anew,
+            lambda p, q, g: (torch.multinomial(p, 1, generator=g).item(), True),
+            lambda p, q, g: (torch.multinomial(q, 1, generator=g).item(), True),
+            lambda p, q, g: torch.multinomial(p, 1, generator=g).item(),
+        ],
+    ),
     "run_flops": (
         lesson.check_run_flops,
         lambda c, s, b, t: s * b * t * count.flops_per_token(c, t),
@@ -444,6 +534,9 @@ def test_coloured_texts_say_what_they_show(monkeypatch):
     plots.attended(trained, trained.encode("aa <"), torch.tensor([0.25, 0.75, 0.0, 0.0]))
     assert shown[2]["text/plain"].endswith("where '<' comes next, in 3 tokens")
     assert shown[2]["text/html"].count("0.75)") == 1
+    plots.likelihood(trained, trained.encode("<aa"), [-0.6, -9.0])
+    assert shown[3]["text/plain"] == "Figure: 2 tokens and their 10 nats of surprise"
+    assert '0.10)">&lt;' in shown[3]["text/html"] and '1.00)">aa' in shown[3]["text/html"]
     assert "<u><span" in shown[2]["text/html"] and "&lt;</span></u>" in shown[2]["text/html"]
 
 
@@ -478,7 +571,12 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.memory_by_batch(SmolLM2Config(), 1024)
     plots.roofline(1e11, 1e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, 3e9, 0.6)})
     plots.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2)
-    assert len(shown) == 26
+    plots.next_tokens(["a", "b"], [0.5, 0.1], 0.5, "the truth")
+    plots.filters(["a", "b"], {"top-k": ([0.5, 0.4], [1.0, 0.0])})
+    plots.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
+    plots.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
+    plots.by_batch({1: 0.1, 2: 0.12})
+    assert len(shown) == 31
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
