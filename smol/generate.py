@@ -548,9 +548,12 @@ def _run(args: argparse.Namespace) -> None:
         return text
 
     if not args.chat:
+        ids = [tokenizer.eos_id] if args.prompt is None else tokenizer.encode(args.prompt)
+        if name == SHIPPED and ids:  # its stories all begin after an end of text
+            ids = [tokenizer.eos_id, *tokenizer.encode(args.prompt or "")]
         for _ in range(args.samples):
             print(args.prompt or "", end="", flush=True)
-            say(tokenizer.encode(args.prompt) if args.prompt is not None else [tokenizer.eos_id])
+            say(ids)
         return
 
     def answer(messages: list[dict]) -> str:

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say, and only where the results are equal."""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import regex
 import torch
 
-from smol import bench
+from smol import SmolLM2Config, bench
 from smol.bench import naive_merges, side_by_side, spread
 from smol.count import cache_bytes, count_parameters, flops_per_token
+from smol.generate import fixed_step
 from smol.lesson import SMALL
 from smol.pretrained import from_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
@@ -62,7 +64,7 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench.main()
     assert (
-        "no benchmark quantum: choose from roofline, train, tokenizer, all"
+        "no benchmark quantum: choose from decode, prefill, roofline, train, tokenizer, all"
         in capsys.readouterr().err
     )
 
@@ -163,3 +165,85 @@ def test_the_readme_says_how_near_the_roofline_it_came():
     prefill, decode = (row["part_of_roofline"] for row in result["roofline"]["work"])
     claim = f"prefill reached {prefill:.0%} of it, decode {decode:.0%}".replace("%", " %")
     assert claim in (root / "README.md").read_text(encoding="utf-8")
+
+
+# -- decode and prefill ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Without the compiled writers, which take a minute."""
+    every = bench.writers
+
+    def writers(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "compile", lambda run, **settings: run)
+            patch.setattr(sys.modules["smol.generate"], "_compiled_step", lambda: fixed_step)
+            rows = every(*args)
+        return {name: write for name, write in rows.items() if "compiled" not in name}
+
+    monkeypatch.setattr(bench, "writers", writers)
+
+
+def test_writers_write_the_same_and_are_compared(capsys, uncompiled):
+    result = bench.decode(SMALL, length=8, new=4, rounds=2)
+    rows = {row["name"]: row for row in result["writers"]}
+    assert list(rows) == ["transformers", "ours", "ours, prepared"]
+    assert rows["transformers"]["speedup"] == 1.0
+    for row in rows.values():
+        assert len(row["seconds"]) == 2 and 0 < row["part_of_roofline"] < 1
+        assert row["memory"] > 0 and row["speedup"] > 0
+    assert set(result["seconds_by_position"]) == {"64", "1024"}
+    assert len(result["seconds_by_position_without_cache"]) == 4
+    assert "x transformers" in capsys.readouterr().out
+
+
+def test_prefill_counts_only_the_last_logits(uncompiled):
+    result = bench.prefill(SMALL, length=64, rounds=1)
+    flops = count_flops = flops_per_token(SMALL, 64, causal=True, backward=False) * 64
+    flops -= 63 * 2 * SMALL.vocab_size * SMALL.hidden_size
+    row = result["writers"][0]
+    bound = row["part_of_roofline"] * row["seconds"][0]
+    assert flops < count_flops
+    assert bound >= flops / result["flops_per_second"] * 0.999
+
+
+def test_a_writer_with_other_ids_is_not_timed(monkeypatch, uncompiled):
+    def shifted(theirs):
+        model = from_reference(theirs)
+        model.layers[0].self_attn.k_proj.weight.data.mul_(-1)
+        return model
+
+    monkeypatch.setattr(bench, "from_reference", shifted)
+    with pytest.raises(AssertionError, match="ours gives other ids than transformers"):
+        bench.prefill(SMALL, length=16, rounds=1)
+
+
+def test_a_decode_faster_than_memory_is_refused(monkeypatch, uncompiled):
+    monkeypatch.setattr(bench, "read_rate", lambda *args: 1e6)
+    with pytest.raises(AssertionError, match="a count or a rate is wrong"):
+        bench.decode(SMALL, length=8, new=4, rounds=1)
+
+
+def test_the_readme_says_how_fast_it_writes():
+    """And the targets hold: decode 1.2 times as fast, prefill as fast, memory within 5 %."""
+    root = Path(bench.__file__).parents[1]
+    result = json.loads((root / "assets/results/decode.json").read_text(encoding="utf-8"))
+    decode = {row["name"]: row for row in result["decode"]["writers"]}
+    prefill = {row["name"]: row for row in result["prefill"]["writers"]}
+    near, far = (
+        statistics.median(result["decode"]["seconds_by_position"][n]) for n in ("64", "1024")
+    )
+    claim = (
+        f"one text: {decode['ours']['speedup']:.2f} × transformers' default as it is, "
+        f"{decode['ours, prepared']['speedup']:.2f} × prepared for it; prefill "
+        f"{prefill['ours']['speedup']:.2f} ×; memory the same; a token at 1,024 takes "
+        f"{far / near:.2f} × one at 64, for 1.08 × the bytes"
+    )
+    assert claim in (root / "README.md").read_text(encoding="utf-8")
+    assert decode["ours, prepared"]["speedup"] >= 1.2 and prefill["ours"]["speedup"] >= 1.0
+    weights = 4 * count_parameters(SmolLM2Config())["total"]
+    for rows in (decode, prefill):
+        ours, theirs = (weights + rows[name]["memory"] for name in ("ours", "transformers"))
+        assert ours <= 1.01 * theirs
+    assert result["decode"]["beyond_the_bytes"] <= 1.1
