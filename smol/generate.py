@@ -201,7 +201,7 @@ def padded_layout(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
     False at padding.
 
     Each row counts from its first real token and never sees its padding. Padding sees padding:
-    a query that saw nothing would come out as NaN, and spread.
+    a query that sees nothing is NaN where attention is written out, and NaN spreads.
     """
     positions = (real.cumsum(-1) - 1).clamp(min=0)[:, None, -T:]
     same_kind = real[:, None, None, :] == real[:, None, -T:, None]

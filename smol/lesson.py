@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import smol
 from smol import count, mutants, parity
 from smol.config import SmolLM2Config
+from smol.generate import _until
 from smol.model import SmolLM2, apply_rope, rope_cos_sin
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer, apply_merges
 
@@ -480,23 +481,35 @@ def check_choices(choices):
 
 @exercise
 def check_until(until):
-    for pieces, stop, want in (
-        (["ab", "cd"], ["x"], "abcd"),
-        (["The e", "nd. Mo", "re"], ["end"], "The "),
-        (["a", "a", "b"], ["ab"], "a"),
-        (["end"], ["end"], ""),
-        (["one\n", "\ntwo"], ["\n\n"], "one"),
-        (["ab", "ab", "c"], ["abc", "zz"], "ab"),
-        (["en"], ["end"], "en"),
+    for pieces, stop in (
+        (["ab", "cd"], ["x"]),
+        (["The e", "nd. Mo", "re"], ["end"]),
+        (["a", "a", "b"], ["ab"]),
+        (["end"], ["end"]),
+        (["one\n", "\ntwo"], ["\n\n"]),
+        (["ab", "ab", "c"], ["abc", "zz"]),
+        (["xa", "bcd"], ["abcd", "bc"]),
+        (["sure", "en"], ["end"]),
     ):
-        got = "".join(_ask(until, iter(pieces), stop))
-        _expect(got == want, f"{pieces} until {stop}: {got!r}, not {want!r}")
-    next(iter(_ask(until, _then_fail("sure"), ["end"])))
+        got, want = (_shown_by(function, pieces, stop) for function in (until, _until))
+        for k, (mine, right) in enumerate(zip(got, want, strict=False)):
+            when = f"after {pieces[: k + 1]}" if k < len(pieces) else "at the end"
+            _expect(mine == right, f"stop {stop}, {when}: {mine!r} was shown, not {right!r}")
+        _expect(len(got) == len(want), f"stop {stop}: of {pieces} it took {len(got) - 1}")
 
 
-def _then_fail(piece: str):
-    yield piece
-    raise _NotYet(f"{piece!r} was held back, though no stop string may begin there")
+def _shown_by(until, pieces: list[str], stop: list[str]) -> list[str]:
+    """What had been shown each time the next piece was asked for, and at the end."""
+    shown, states = [], []
+
+    def source():
+        for piece in pieces:
+            yield piece
+            states.append("".join(shown))
+
+    for piece in _ask(until, source(), stop):
+        shown.append(piece)
+    return [*states, "".join(shown)]
 
 
 @exercise

@@ -876,7 +876,7 @@ def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
     marked = ""
     for i, logprob in zip(ids, logprobs, strict=True):
         text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
-        alpha = min(1.0, -logprob / 6)
+        alpha = min(1.0, max(0.0, -logprob / 6))
         marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{text}</span>'
     total = -sum(logprobs)
     _coloured(

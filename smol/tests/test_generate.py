@@ -184,6 +184,10 @@ def test_reshaped_logits_equal_transformers(seed):
         assert torch.equal(keep_top_p(logits, p), TopPLogitsWarper(p)(ids, logits))
     for p in (0.0, 0.01, 0.3, 1.0):
         assert torch.equal(keep_min_p(logits, p), MinPLogitsWarper(p)(ids, logits))
+    four = torch.zeros(1, 4)  # sums of exactly 0.25, 0.5, 0.75: what lies on the border
+    for p in (0.25, 0.5, 0.75, 1e-9):
+        assert torch.equal(keep_top_p(four, p), TopPLogitsWarper(p)(None, four))
+    assert torch.equal(keep_min_p(four, 1.0), MinPLogitsWarper(1.0)(None, four))
     for penalty in (0.7, 1.0, 1.5):
         theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
         assert torch.equal(penalise(logits, ids, penalty), theirs)

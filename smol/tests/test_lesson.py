@@ -217,9 +217,9 @@ def until(pieces, stop):
     held = ""
     for piece in pieces:
         held += piece
-        ends = [held.index(s) for s in stop if s in held]
+        ends = [(held.index(s) + len(s), held.index(s)) for s in stop if s in held]
         if ends:
-            held = held[: min(ends)]
+            held = held[: min(ends)[1]]
             break
         unsure = max((n for s in stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
         yield held[: len(held) - unsure]
@@ -237,6 +237,19 @@ def until_without_holding_back(pieces, stop):
 
 def until_all_is_there(pieces, stop):
     yield from until(["".join(pieces)], stop)
+
+
+def until_held_back_too_much(pieces, stop):
+    held, size = "", max(map(len, stop)) - 1
+    for piece in pieces:
+        held += piece
+        ends = [(held.index(s) + len(s), held.index(s)) for s in stop if s in held]
+        if ends:
+            held = held[: min(ends)[1]]
+            break
+        yield held[: max(0, len(held) - size)]
+        held = held[max(0, len(held) - size) :]
+    yield held
 
 
 def beam_search(log_probs, prompt, width, steps):
@@ -277,7 +290,12 @@ EXERCISES = {
     "until": (
         lesson.check_until,
         until,
-        [until_without_holding_back, until_all_is_there, lambda pieces, stop: pieces],
+        [
+            until_without_holding_back,
+            until_all_is_there,
+            until_held_back_too_much,
+            lambda pieces, stop: pieces,
+        ],
     ),
     "beam": (
         lesson.check_beam,
