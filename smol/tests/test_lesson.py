@@ -213,7 +213,11 @@ def choices(logits):
     return torch.special.entr(p).sum(-1).exp()
 
 
-def until(pieces, stop):
+def longest_beginning(held, stop):
+    return max((n for s in stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
+
+
+def until(pieces, stop, hold_back=longest_beginning):
     held = ""
     for piece in pieces:
         held += piece
@@ -221,9 +225,9 @@ def until(pieces, stop):
         if ends:
             held = held[: min(ends)[1]]
             break
-        unsure = max((n for s in stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
-        yield held[: len(held) - unsure]
-        held = held[len(held) - unsure :]
+        sure = len(held) - hold_back(held, stop)
+        yield held[:sure]
+        held = held[sure:]
     yield held
 
 
@@ -240,16 +244,7 @@ def until_all_is_there(pieces, stop):
 
 
 def until_held_back_too_much(pieces, stop):
-    held, size = "", max(map(len, stop)) - 1
-    for piece in pieces:
-        held += piece
-        ends = [(held.index(s) + len(s), held.index(s)) for s in stop if s in held]
-        if ends:
-            held = held[: min(ends)[1]]
-            break
-        yield held[: max(0, len(held) - size)]
-        held = held[max(0, len(held) - size) :]
-    yield held
+    yield from until(pieces, stop, lambda held, stop: min(len(held), max(map(len, stop)) - 1))
 
 
 def beam_search(log_probs, prompt, width, steps):
