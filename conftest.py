@@ -14,6 +14,9 @@ OFFLINE_CPU = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.update(OFFLINE_CPU)  # kernels inherit it
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers with two threads each would wait for one another.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collectstart(collector):

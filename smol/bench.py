@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from smol import count
 from smol.config import SmolLM2Config
 from smol.count import decode_work, flops_per_token, forward_flops, prefill_work
+from smol.doctor import probe
 from smol.generate import generate, prepare_for_decoding
 from smol.model import SmolLM2
 from smol.pretrained import from_reference, written_beside
@@ -592,12 +594,29 @@ def _by_position(config, device, dtype, rounds: int) -> dict:
     }
 
 
+def notebooks() -> dict:
+    """Seconds of `pytest --nbval` for each notebook, and of the doctor's probe beside them."""
+    root, seconds = Path(__file__).resolve().parent.parent, {}
+    rate = probe()
+    for file in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        command = [sys.executable, "-m", "pytest", "--nbval", "-n0", "--quiet", str(file)]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        seconds[file.stem] = round(time.perf_counter() - start, 1)
+        if done.returncode:
+            raise AssertionError(f"{file.name} fails, no use in timing: {done.stdout[-500:]}")
+        print(f"{file.stem:16} {seconds[file.stem]:5.1f} s")
+    print(f"{'all':16} {sum(seconds.values()):5.1f} s; a training step {rate:.3f} s")
+    return {"probe_seconds": rate, "seconds": seconds}
+
+
 BENCHES = {
     "decode": decode,
     "prefill": prefill,
     "roofline": roofline,
     "train": train,
     "tokenizer": tokenizer,
+    "notebooks": notebooks,
 }
 
 

@@ -558,5 +558,6 @@ def check_speculate(speculate):
         counts = torch.bincount(torch.tensor([int(token) for token, _ in drawn]), minlength=4)
         got, kept = counts / 4000, sum(bool(kept) for _, kept in drawn) / 4000
         far = (got - p).abs().max().item()
-        _expect(far < 0.04, f"draft {q.tolist()}: drawn {got.tolist()}, wanted {p.tolist()}")
+        shares = [[round(x, 2) for x in t.tolist()] for t in (q, got, p)]
+        _expect(far < 0.04, "draft {}: drawn {}, wanted {}".format(*shares))
         _expect(abs(kept - agree) < 0.04, f"{kept:.0%} of the drafts were kept, not {agree:.0%}")

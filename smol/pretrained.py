@@ -130,6 +130,11 @@ def load_pretrained(
         if twice := shard.keys() & tensors.keys():
             raise ValueError(f"{file} holds what another shard holds too: {_some(twice)}")
         tensors.update(shard)
+    if config.num_hidden_layers > len(tensors):  # before a million blocks are made for nothing
+        raise ValueError(
+            f"{directory} does not fit its config.json: {config.num_hidden_layers} layers, and "
+            f"{len(tensors)} tensors in all"
+        )
     with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
         model = SmolLM2(config)
     return _fill(model, tensors, directory).eval()

@@ -4,8 +4,10 @@ import codecs
 import linecache
 import math
 import operator
+import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -489,6 +491,17 @@ def test_exercise(name, capsys):
         check(answer)
         assert capsys.readouterr().out.startswith("not yet: ")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_workshop_quotes_what_the_checks_print(capsys):
+    page = (Path(lesson.__file__).parents[1] / "WORKSHOP.md").read_text(encoding="utf-8")
+    quotes = re.findall(r"`(not yet: [^`]+)`", page)
+    for check, _, wrong in EXERCISES.values():
+        for answer in wrong:
+            check(answer)
+    printed = capsys.readouterr().out
+    assert len(quotes) >= 15
+    assert [quote for quote in quotes if quote not in printed] == []
 
 
 def test_every_check_is_tested():

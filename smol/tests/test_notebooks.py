@@ -1,20 +1,20 @@
 """The notebooks as files: normalised, executed, of one template, and the code in them clean."""
 
-import importlib.util
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import refresh
+import stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-spec = importlib.util.spec_from_file_location("refresh", ROOT / "notebooks" / "refresh.py")
-refresh = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(refresh)
 
 
 def code_cells(file):
@@ -23,7 +23,7 @@ def code_cells(file):
 
 
 def test_there_are_notebooks():
-    assert len(FILES) >= 4
+    assert len(FILES) >= 7
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -133,3 +133,81 @@ def test_set_up_refuses_another_package_named_smol(tmp_path):
     source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import smol\n"
     done = run_set_up_cell(ROOT / "notebooks", source + code_cells(FILES[0])[0].source)
     assert "Another package named smol came first" in done.stderr
+
+
+# -- the address of the repository ----------------------------------------------------------------
+
+
+def copy_of_the_series(folder: Path) -> Path:
+    """What git would serve: everything that it does not ignore."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    files = [*folder.glob("notebooks/*.ipynb"), folder / "README.md", folder / "pyproject.toml"]
+    return {file: file.read_bytes() for file in files}
+
+
+def test_the_stored_stamp_is_that_of_pyproject(tmp_path):
+    copy = copy_of_the_series(tmp_path)
+    before = contents(copy)
+    stamp.stamp(stamp.address_of(copy), copy)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("ending", ["", ".git", "/"])
+def test_an_address_is_stamped_everywhere_and_taken_out_again(tmp_path, ending):
+    copy = copy_of_the_series(tmp_path)
+    stamp.stamp("", copy)
+    plain, address = contents(copy), f"https://github.com/me/it{ending}"
+    stamp.stamp(address, copy)
+    assert stamp.address_of(copy) == address
+    once = contents(copy)
+    stamp.stamp(address, copy)
+    assert contents(copy) == once
+    readme = (copy / "README.md").read_text(encoding="utf-8")
+    for file in sorted(copy.glob("notebooks/*.ipynb")):
+        link = f"https://colab.research.google.com/github/me/it/blob/main/notebooks/{file.name}"
+        title, set_up = nbformat.read(file, as_version=4).cells[:2]
+        assert title.source.count(f"]({link})") == 1 and title.source.startswith("# ")
+        assert f'REPOSITORY = "{address}"' in set_up.source
+        assert readme.count(f"[Colab]({link})") == 1
+        assert refresh.complaints(file) == []
+    stamp.stamp("https://example.org/it.git", copy)
+    assert b"colab.research" not in b"".join(contents(copy).values())
+    stamp.stamp("", copy)
+    assert contents(copy) == plain
+
+
+def test_what_is_no_address_is_refused(tmp_path):
+    for address in ("me", 'https://github.com/"me"/it', "https://github.com/me it"):
+        with pytest.raises(ValueError, match="is no address"):
+            stamp.stamp(address, tmp_path)
+
+
+def test_a_notebook_alone_fetches_the_rest_and_runs(tmp_path):
+    """As in Colab: an empty folder but for one notebook that is stamped with an address, here
+    that of a repository on this disk. Nothing is installed; no git, no series above it."""
+    served = copy_of_the_series(tmp_path / "served")
+    stamp.stamp(f"file://{served}", served)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=served, check=True)
+    content = tmp_path / "content"
+    content.mkdir()
+    shutil.copyfile(served / "notebooks" / FILES[0].name, content / FILES[0].name)
+    command = ["nbconvert", "--to", "notebook", "--execute", "--inplace", FILES[0].name]
+    environment = {**os.environ, "COLAB_RELEASE_TAG": "x", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=content, env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (content / "smol-series" / "smol" / "model.py").is_file()
+    outputs = [cell.outputs for cell in code_cells(content / FILES[0].name)]
+    assert not [out for each in outputs for out in each if out.output_type == "error"]

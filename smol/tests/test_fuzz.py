@@ -1,0 +1,59 @@
+"""Damaged files are refused in one short text; `python -m smol.tests.fuzz` damages more."""
+
+import dataclasses
+import json
+import random
+
+import pytest
+
+from smol import SmolLM2, load_pretrained, save_pretrained
+from smol.tests import fuzz
+from smol.tests.reference import tiny_config
+
+
+def test_damaged_files_are_refused_or_loaded():
+    counts, wrong = fuzz.fuzz(150, seed=1)
+    assert wrong == []
+    assert sum(counts.values()) == 150
+    assert {name for name, what in counts if what == "refused"} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training.pt",
+        "checkpoint weights",
+    }
+
+
+def test_the_fuzzer_sees_what_is_no_clear_error(monkeypatch):
+    """A reader that raises KeyError, or says too little, is reported."""
+
+    def targets(folder):
+        file = folder / "a.json"
+        file.write_text('{"a": 1}')
+        return {"a": (file, reader)}
+
+    monkeypatch.setattr(fuzz, "targets", targets)
+    for error, seen in ((KeyError("a"), "KeyError"), (ValueError("no"), "a message of 2")):
+
+        def reader(error=error):
+            raise error
+
+        _, wrong = fuzz.fuzz(3)
+        assert len(wrong) == 3 and all(seen in line for line in wrong)
+
+
+def test_a_damage_changes_something():
+    draw = random.Random(0)
+    data = json.dumps({"a": [1, 2, {"b": "x"}], "c": None}).encode()
+    changed = [fuzz.damage(data, "a.json", draw) != data for _ in range(200)]
+    assert sum(changed) > 190
+
+
+def test_a_million_layers_are_refused_before_they_are_made(tmp_path):
+    """Found by the fuzzer: half a minute, then no memory left."""
+    model = SmolLM2(tiny_config())
+    save_pretrained(model, tmp_path)
+    config = dataclasses.replace(model.config, num_hidden_layers=10**6).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="1000000 layers, and 29 tensors in all"):
+        load_pretrained(tmp_path)
