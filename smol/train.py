@@ -438,13 +438,14 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     try:
         state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
         whole = state["weights"] == _sha256(folder / "model.safetensors")
+        made = dict(state["config"])
     except Exception as error:  # a cut file fails in many ways
         raise ValueError(f"{folder} is torn ({type(error).__name__}): {remedy}") from error
     if not whole:
         raise ValueError(
             f"{folder} is torn (the weights are not those it was saved with): {remedy}"
         )
-    made, now = state["config"], json.loads(json.dumps(config.deciding()))
+    now = json.loads(json.dumps(config.deciding()))
     if changed := [k for k in now if made.get(k) != now[k]]:
         what = ", ".join(f"{k} {made.get(k)!r}, not {now[k]!r}" for k in changed)
         raise ValueError(

@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+import torch
 
 from smol import SmolLM2, load_pretrained, save_pretrained
 from smol.tests import fuzz
@@ -57,3 +58,13 @@ def test_a_million_layers_are_refused_before_they_are_made(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="1000000 layers, and 29 tensors in all"):
         load_pretrained(tmp_path)
+
+
+def test_a_checkpoint_without_its_config_is_torn(tmp_path):
+    """Found by the fuzzer, once in 25,000: a bit flipped in the name of a key."""
+    file, read = fuzz.targets(tmp_path)["training.pt"]
+    state = torch.load(file, weights_only=True)
+    for broken in ({**state, "config": None}, {k: v for k, v in state.items() if k != "config"}):
+        torch.save(broken, file)
+        with pytest.raises(ValueError, match="is torn"):
+            read()
