@@ -359,6 +359,22 @@ def peak_memory(step: Callable, device: torch.device) -> int | None:
     return max(accumulate(change for _, change in changes), default=0)
 
 
+def _rates() -> tuple[torch.device, torch.dtype, tuple[float, float]]:
+    """The device, the dtype to run in there, and its FLOPs and bytes a second."""
+    device = choose_device()
+    cuda = device.type == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
+    return device, dtype, (matmul_rate(device, dtype, 8192 if cuda else 2048), read_rate(device))
+
+
+def _expect_slower(name: str, times: list[float], bound: float) -> None:
+    if min(times) < bound:
+        raise AssertionError(
+            f"{name} took {min(times):.5f} s, less than the {bound:.5f} s that are possible: "
+            "a count or a rate is wrong"
+        )
+
+
 def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int = 5) -> dict:
     """Prefill of `length` tokens and decode of one more, against the roofline of this machine.
 
@@ -366,9 +382,8 @@ def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int
     made of a matrix product and a read measured here (`count.roofline`); a measurement below it
     raises AssertionError, for then a count or a rate is wrong.
     """
-    device, config = choose_device(), config or SmolLM2Config()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    rates = matmul_rate(device, dtype, 8192 if device.type == "cuda" else 2048), read_rate(device)
+    config = config or SmolLM2Config()
+    device, dtype, rates = _rates()
     model = SmolLM2(config).to(device, dtype).eval()
     ids = torch.randint(config.vocab_size, (1, length), device=device)
     cache = model.new_cache(max_length=length + rounds + 1)
@@ -385,11 +400,7 @@ def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int
     for name, times in seconds.items():
         flops, moved = work[name](config, length, bytes_per_number=dtype.itemsize)
         bound = count.roofline(flops, moved, *rates)
-        if min(times) < bound:
-            raise AssertionError(
-                f"{name} took {min(times):.4f} s, less than the {bound:.4f} s that are possible: "
-                "a count or a rate is wrong"
-            )
+        _expect_slower(name, times, bound)
         part = bound / statistics.median(times)
         rows.append({"work": name, "flops": flops, "bytes": moved, "seconds": times})
         rows[-1] |= {"bound": bound, "part_of_roofline": part}
@@ -462,13 +473,11 @@ def decode(
     and 64. In each round each writer writes 1 token and then 1 + `new`; the difference counts.
     The bound is the roofline of this machine's own rates, for the cache in the middle of the run.
     """
-    device, config = choose_device(), config or SmolLM2Config()
-    cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    rates = matmul_rate(device, dtype, 8192 if cuda else 2048), read_rate(device)
+    config = config or SmolLM2Config()
+    device, dtype, rates = _rates()
     rows = writers(config, device, dtype)
     results = []
-    for B in (1, 64) if cuda else (1,):
+    for B in (1, 64) if device.type == "cuda" else (1,):
         ids = torch.randint(config.vocab_size, (B, length), device=device)
         runs = {}
         for name, write in rows.items():
@@ -495,10 +504,8 @@ def decode(
 
 def prefill(config: SmolLM2Config | None = None, length: int = 512, rounds: int = 5) -> dict:
     """Seconds to the first token after a prompt of `length`; models and bound as in `decode`."""
-    device, config = choose_device(), config or SmolLM2Config()
-    cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    rates = matmul_rate(device, dtype, 8192 if cuda else 2048), read_rate(device)
+    config = config or SmolLM2Config()
+    device, dtype, rates = _rates()
     rows = writers(config, device, dtype)
     ids = torch.randint(config.vocab_size, (1, length), device=device)
     runs = {name: partial(_write, write, ids, 1) for name, write in rows.items()}
@@ -529,11 +536,7 @@ def _compared(
     print(f"{'':36}{'seconds':<30}x transformers  roofline  memory")
     rows = []
     for name, times in seconds.items():
-        if min(times) < bound:
-            raise AssertionError(
-                f"{name} took {min(times):.5f} s, less than the {bound:.5f} s that are possible: "
-                "a count or a rate is wrong"
-            )
+        _expect_slower(name, times, bound)
         middle = statistics.median(times)
         pairs = zip(seconds["transformers"], times, strict=True)
         row = {
