@@ -2,10 +2,18 @@
 
 import warnings
 
-from smol.generate import generate
-from smol.model import KVCache, SmolLM2, SmolLM2Config
-from smol.pretrained import load_pretrained, save_pretrained
-from smol.tokenizer import BPETokenizer
+try:
+    from smol.generate import generate
+    from smol.model import KVCache, SmolLM2, SmolLM2Config
+    from smol.pretrained import load_pretrained, save_pretrained
+    from smol.tokenizer import BPETokenizer
+except Exception as error:  # `python -m smol.doctor` must run where torch is missing or broken
+    _why = error
+
+    def __getattr__(name: str):
+        """Raises, for a name that would be here, what kept it away."""
+        raise _why if name in __all__ else AttributeError(f"smol has no attribute {name!r}")
+
 
 __all__ = [
     "BPETokenizer",

@@ -1,4 +1,4 @@
-"""Side by side with the libraries: `python -m smol.bench [decode|prefill|train|tokenizer|all]`.
+"""Side by side with the libraries: `python -m smol.bench [decode|train|…|all] [--json FILE]`.
 
 One process, the contestants in turn, round after round, so that what else the machine does hits
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
@@ -6,8 +6,10 @@ says more about the machine than about the code.
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -167,7 +169,7 @@ def tokenizer(rounds: int = 5, vocab_size: int = 4096, naive_count: int = 30) ->
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """FLOPs a second of a product of two `size` × `size` matrices: the best of ten."""
+    """FLOPs per second of a product of two `size` × `size` matrices: the best of ten."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = side_by_side({"product": lambda: _done(a @ b)}, rounds=10)["product"]
     return 2 * size**3 / min(seconds)
@@ -360,7 +362,7 @@ def peak_memory(step: Callable, device: torch.device) -> int | None:
 
 
 def _rates() -> tuple[torch.device, torch.dtype, tuple[float, float]]:
-    """The device, the dtype to run in there, and its FLOPs and bytes a second."""
+    """The device, the dtype to run in there, and its FLOPs and bytes per second."""
     device = choose_device()
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -613,7 +615,29 @@ def notebooks() -> dict:
     return {"probe_seconds": rate, "seconds": seconds}
 
 
+def parity() -> dict:
+    """Parity of SmolLM2-135M, and the bug table: notebook 3's own cells, up to that table."""
+    import nbformat
+
+    root, space, seconds = Path(__file__).resolve().parent.parent, {}, time.perf_counter()
+    notebook = nbformat.read(root / "notebooks/03_parity.ipynb", as_version=4)
+    for cell in (c for c in notebook.cells if c.cell_type == "code"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(cell.source, space)
+        if "caught" in space:
+            break
+    caught, report = space["caught"], space["report"]
+    totals = {name: sum(row[name] for row in caught.values()) for name in caught["no_mask"]}
+    print(report)
+    print(f"of {len(caught)} bugs: {totals}, in {time.perf_counter() - seconds:.0f} s")
+    if not report.ok:
+        raise AssertionError(f"not the same model: {report.first}")
+    rungs = {rung.name: rung.seen for rung in report.rungs}
+    return {"rungs": rungs, "bugs": len(caught), "caught": totals, "by_bug": caught}
+
+
 BENCHES = {
+    "parity": parity,
     "decode": decode,
     "prefill": prefill,
     "roofline": roofline,

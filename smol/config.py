@@ -54,6 +54,7 @@ class SmolLM2Config:
 
     @property
     def head_dim(self) -> int:
+        """The width of one head of attention, hd: even, as RoPE rotates pairs."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
@@ -80,16 +81,21 @@ class SmolLM2Config:
         }
         for key, (want, got) in expected.items():
             if got != want:
-                raise ValueError(f"not a SmolLM2: {key} is {got!r}, this model has {want!r} only")
+                raise ValueError(
+                    f"not a SmolLM2: {key} is {got!r}, this model has {want!r} only: load it with "
+                    "transformers"
+                )
         special = ("bos_token_id", "eos_token_id", "pad_token_id")
         for field in fields(cls):
             if field.name not in special and d.get(field.name) is None:
-                raise ValueError(f"config.json has no {field.name}")
+                raise ValueError(
+                    f"config.json has no {field.name}: add what the weights were trained with"
+                )
         config = cls(**{f.name: d.get(f.name) for f in fields(cls)})
         if d.get("head_dim") not in (None, config.head_dim):
             raise ValueError(
                 f"not a SmolLM2: head_dim is {d['head_dim']}, this model has hidden_size / "
-                f"num_attention_heads = {config.head_dim} only"
+                f"num_attention_heads = {config.head_dim} only: load it with transformers"
             )
         return config
 

@@ -16,7 +16,7 @@ from smol.config import SmolLM2Config
 
 def count_parameters(config: SmolLM2Config) -> dict[str, int]:
     """Parameters by group, and their "total". A tied head is the embedding, and counts 0."""
-    D, F, V, L = _sizes(config)
+    D, F, V, L = dimensions(config)
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     groups = {
@@ -34,7 +34,7 @@ def count_parameters(config: SmolLM2Config) -> dict[str, int]:
     return {**groups, "total": sum(groups.values())}
 
 
-def _sizes(config: SmolLM2Config) -> tuple[int, int, int, int]:
+def dimensions(config: SmolLM2Config) -> tuple[int, int, int, int]:
     names = ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers")
     return tuple(getattr(config, name) for name in names)
 
@@ -50,7 +50,7 @@ def forward_flops(config: SmolLM2Config, seq_len: int, causal: bool = False) -> 
     query, or with `causal` the (T + 1) / 2 that it may see, on average. Grouped heads save
     parameters and cache, and no FLOPs there: every query head still meets every key.
     """
-    D, _, V, L = _sizes(config)
+    D, _, V, L = dimensions(config)
     weights = count_parameters(config)
     flops = {name: 2 * seq_len * n for name, n in weights.items() if name.endswith("_proj")}
     pairs = seq_len * (seq_len + 1) // 2 if causal else seq_len**2
@@ -88,10 +88,10 @@ def palm_flops_per_token(config: SmolLM2Config, seq_len: int) -> int:
 def crossover_length(config: SmolLM2Config) -> int:
     """The sequence length from which on scores and values take as much as the MLPs, or more.
 
-    With full attention: 4 H hd T FLOPs a token and layer against 6 D F, T = 3 D F / (2 H hd),
+    With full attention: 4 H hd T FLOPs per token and layer against 6 D F, T = 3 D F / (2 H hd),
     rounded up. If only the causal half counts, it is twice as long.
     """
-    D, F, _, _ = _sizes(config)
+    D, F, _, _ = dimensions(config)
     return -(-3 * D * F // (2 * config.num_attention_heads * config.head_dim))
 
 
@@ -106,7 +106,7 @@ def checkpoint_bytes(config: SmolLM2Config, bytes_per_number: int = 2) -> int:
 def cache_bytes(
     config: SmolLM2Config, length: int = 1, batch_size: int = 1, bytes_per_number: int = 2
 ) -> int:
-    """Bytes of a KV cache: 2 L K hd numbers a token."""
+    """Bytes of a KV cache: 2 L K hd numbers per token."""
     heads = config.num_hidden_layers * config.num_key_value_heads
     return 2 * heads * config.head_dim * length * batch_size * bytes_per_number
 
@@ -129,7 +129,7 @@ def training_memory(
     are three times the logits: themselves, their log-softmax, the gradient; with `chunk`, those
     of a chunk of so many tokens, and the head's gradient twice.
     """
-    D, F, V, L = _sizes(config)
+    D, F, V, L = dimensions(config)
     tokens = batch_size * seq_len
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
@@ -154,8 +154,8 @@ def training_memory(
 
 
 class Chip(NamedTuple):
-    """What its maker says: dense FLOPs a second (bf16, or fp16 where there is no bf16, with fp32
-    sums), bytes a second to and from memory, bytes of memory, watts."""
+    """What its maker says: dense FLOPs per second (bf16, or fp16 where there is no bf16, with fp32
+    sums), bytes per second to and from memory, bytes of memory, watts."""
 
     flops: float
     bandwidth: float
@@ -193,7 +193,7 @@ def chip(name: str) -> Chip | None:
 def roofline(flops: float, moved: float, peak_flops: float, bandwidth: float) -> float:
     """The least seconds in which `flops` can be done and `moved` bytes moved, both at full speed.
 
-    Work with fewer FLOPs a byte than peak_flops / bandwidth is bound by the memory (Williams et
+    Work with fewer FLOPs per byte than peak_flops / bandwidth is bound by the memory (Williams et
     al. 2009).
     """
     return max(flops / peak_flops, moved / bandwidth)
@@ -217,7 +217,7 @@ def decode_work(
 ) -> tuple[int, int]:
     """FLOPs and bytes of one token more for each sequence, on top of `length` in the cache.
 
-    Every weight and every key and value is read once: about one FLOP a byte in bf16 with a short
+    Every weight and every key and value is read once: about one FLOP per byte in bf16 with a short
     cache, and for the cache as many as query heads share a key.
     """
     weights = flops_per_token(config, 1, backward=False)
@@ -241,6 +241,6 @@ def training_cost(
 
 
 def chinchilla_tokens(config: SmolLM2Config) -> int:
-    """About 20 tokens a parameter: the best use of a given number of training FLOPs (Hoffmann et
+    """About 20 tokens per parameter: the best use of a given number of training FLOPs (Hoffmann et
     al. 2022). It says nothing of what the model costs once it is in use."""
     return 20 * count_parameters(config)["total"]

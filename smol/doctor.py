@@ -7,19 +7,21 @@ this machine takes one training step.
 
 import json
 import os
+import re
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = ROOT / "assets" / "results" / "notebooks.json"
+INSTALL = "`pip install -r requirements.txt`"
 GB = 1e9
-MEMORY, DISK = 4 * GB, 3 * GB  # notebooks 5 and 6 take 3 GB; an environment 1.8, weights 0.3
+MEMORY, DISK = 4 * GB, 3 * GB  # notebooks 2, 3, 5 and 6 take 3 GB; an environment 1.8, weights 0.3
 
 
 class Finding(NamedTuple):
@@ -40,20 +42,35 @@ def python_version(found: tuple[int, int]) -> Finding:
 
 def packages(requirements: str) -> Iterator[Finding]:
     """Each package of a requirements.txt against its bounds."""
-    from packaging.requirements import Requirement
-
     lines = (line.split("#")[0].strip() for line in requirements.splitlines())
-    for requirement in (Requirement(line) for line in lines if line):
+    for line in filter(None, lines):
+        name, bounds = re.fullmatch(r"([\w.-]+)(.*)", line).groups()
         try:
-            have = version(requirement.name)
+            have = version(name)
         except PackageNotFoundError:
-            yield Finding(requirement.name, "unfit", "missing: `pip install -r requirements.txt`")
+            yield Finding(name, "unfit", f"missing: {INSTALL}")
             continue
-        if requirement.specifier.contains(have, prereleases=True):
-            yield Finding(requirement.name, "fit", have)
-        else:
-            wanted = f"{have}, tried with {requirement.specifier}: a fresh environment, and "
-            yield Finding(requirement.name, "unfit", wanted + "`pip install -r requirements.txt`")
+        yield from tried(name, within, name, have, bounds)
+
+
+def within(name: str, have: str, bounds: str) -> Finding:
+    """One installed package's version against bounds such as ">=2.6,<2.14"."""
+    from packaging.specifiers import SpecifierSet
+
+    if SpecifierSet(bounds).contains(have, prereleases=True):
+        return Finding(name, "fit", have)
+    seen = f"{have}, tried with {bounds}: a fresh environment, and {INSTALL}"
+    return Finding(name, "unfit", seen)
+
+
+def tried(what: str, look: Callable[..., Finding | list[Finding]], *given) -> Iterator[Finding]:
+    """What `look(*given)` finds, or, where a package that it needs is missing or broken, which."""
+    try:
+        found = look(*given)
+        yield from [found] if isinstance(found, Finding) else found
+    except Exception as error:  # a broken torch is an OSError
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        yield Finding(what, "unfit", f"not looked at ({why}): {INSTALL}")
 
 
 def space(what: str, have: float, want: float, remedy: str) -> Finding:
@@ -61,6 +78,14 @@ def space(what: str, have: float, want: float, remedy: str) -> Finding:
     if have >= want:
         return Finding(what, "fit", f"{have / GB:.0f} GB free")
     return Finding(what, "unfit", f"{have / GB:.1f} GB free, {want / GB:.0f} wanted: {remedy}")
+
+
+def memory() -> Finding:
+    """What is free now, against what the largest notebooks take."""
+    import psutil
+
+    remedy = "close other programs, or leave out notebooks 2, 3, 5 and 6"
+    return space("memory", psutil.virtual_memory().available, MEMORY, remedy)
 
 
 def gpu() -> Finding:
@@ -80,11 +105,11 @@ def gpu() -> Finding:
 
 def hub() -> Finding:
     """Whether the published weights can be had. Without them all runs, on random ones."""
-    from smol.pretrained import REPO_ID
-
     if os.environ.get("SMOL_OFFLINE") == "1":
         return Finding("hub", "note", "SMOL_OFFLINE=1 is set: random weights, which is enough")
     from huggingface_hub import HfApi
+
+    from smol.pretrained import REPO_ID
 
     try:
         HfApi().model_info(REPO_ID, timeout=5)
@@ -128,19 +153,15 @@ def expected_times(stored: dict, seconds: float) -> list[Finding]:
 
 def examine() -> Iterator[Finding]:
     """All findings, each as soon as it is made."""
-    import psutil
-
     yield python_version(sys.version_info[:2])
     yield from packages((ROOT / "requirements.txt").read_text(encoding="utf-8"))
-    memory = psutil.virtual_memory().available
-    yield space("memory", memory, MEMORY, "close other programs, or leave out notebooks 5 and 6")
+    yield from tried("memory", memory)
     yield space("disk", shutil.disk_usage(ROOT).free, DISK, "make room")
-    yield gpu()
-    yield hub()
+    yield from tried("GPU", gpu)
+    yield from tried("hub", hub)
     if TIMES.is_file():
-        yield from expected_times(
-            json.loads(TIMES.read_text(encoding="utf-8"))["notebooks"], probe()
-        )
+        stored = json.loads(TIMES.read_text(encoding="utf-8"))["notebooks"]
+        yield from tried("speed", lambda: expected_times(stored, probe()))
 
 
 def main() -> int:

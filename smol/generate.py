@@ -39,6 +39,7 @@ def generate(
     if num_return_sequences < 1:
         raise ValueError(f"num_return_sequences must be 1 or more, got {num_return_sequences}")
     if num_return_sequences > 1:
+        _check_prompt(model, input_ids, max_new_tokens, **settings)  # before they are repeated
         input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
         if (padded := settings.get("attention_mask")) is not None:
             settings["attention_mask"] = padded.repeat_interleave(num_return_sequences, dim=0)
@@ -82,8 +83,9 @@ def generate_steps(
     On a CUDA GPU a step with the cache is captured once and replayed. compile=True compiles it
     first, on any device: a minute, which `python -m smol.bench decode` says whether it repays.
 
-    Raises ValueError for settings out of range, an empty prompt, ids outside the vocabulary, text
-    that does not fit, padding that is not on the left, and logits that are NaN or infinite.
+    Raises ValueError for settings out of range (a temperature or penalty that fp32 cannot divide
+    by among them), an empty prompt, ids outside the vocabulary, text that does not fit, padding
+    that is not on the left, and logits that are NaN or infinite.
     """
     _check(temperature, top_k, top_p, min_p, repetition_penalty)
     _check_prompt(model, input_ids, max_new_tokens, attention_mask, generator, slide)
@@ -133,8 +135,12 @@ def reshape(
     """Logits (B, V) after ids (B, T) -> those that a token is drawn by, (B, V).
 
     Each filter sees what the one before has left, in this order: penalty, temperature, top-k,
-    top-p, min-p. (As transformers has it.)
+    top-p, min-p. (As transformers has it.) Raises ValueError for settings out of range, and for
+    temperature 0, by which nothing can be divided: `generate` takes the likeliest there.
     """
+    _check(temperature, top_k, top_p, min_p, repetition_penalty)
+    if temperature == 0:
+        raise ValueError("temperature 0 draws nothing: take the argmax, or a temperature above 0")
     logits = penalise(logits, ids, repetition_penalty) / temperature
     return keep_min_p(keep_top_p(keep_top_k(logits, top_k), top_p), min_p)
 
@@ -263,6 +269,7 @@ class FixedCache(KVCache):
         self.stepping = False
 
     def update(self, layer_idx, k, v):
+        """Stores k and v (B, K, T, hd); gives all so far, (B, K, S, hd), or all the memory."""
         if not self.stepping:
             return super().update(layer_idx, k, v)
         self.k[layer_idx].index_copy_(2, self.at, k)
@@ -429,22 +436,28 @@ def chat(
 # -- what a user may get wrong --------------------------------------------------------------------
 
 
+TINY, HUGE = 1e-15, 1e15  # a logit divided by both TINY still fits fp32
+
+
 def _check(temperature, top_k, top_p, min_p, repetition_penalty) -> None:
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if temperature != 0 and not TINY <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or at least {TINY}, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
     if min_p is not None and not 0 <= min_p <= 1:
         raise ValueError(f"min_p must be from 0 to 1, got {min_p}")
-    if not 0 < repetition_penalty < float("inf"):
+    if not TINY <= repetition_penalty <= HUGE:
         raise ValueError(
-            f"repetition_penalty must be above 0 (1 = none), got {repetition_penalty}"
+            f"repetition_penalty must be from {TINY:g} to {HUGE:g} (1 = none), got "
+            f"{repetition_penalty}"
         )
 
 
-def _check_prompt(model, ids, max_new_tokens, attention_mask, generator, slide) -> None:
+def _check_prompt(
+    model, ids, max_new_tokens, attention_mask=None, generator=None, slide=False, **_
+) -> None:
     if getattr(ids, "dtype", None) != torch.int64 or ids.dim() != 2 or not len(ids):
         got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"input_ids must be a (B, T) int64 tensor, got {got}")
@@ -461,7 +474,10 @@ def _check_prompt(model, ids, max_new_tokens, attention_mask, generator, slide) 
         )
     low, high = (int(end) for end in ids.aminmax())
     if low < 0 or high >= V:
-        raise ValueError(f"id {min(low, 0) or high} is outside the vocabulary (0 to {V - 1})")
+        raise ValueError(
+            f"id {min(low, 0) or high} is outside the vocabulary (0 to {V - 1}): is it the "
+            "tokenizer of another model?"
+        )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     if T + max_new_tokens > room and not slide:
@@ -472,6 +488,9 @@ def _check_prompt(model, ids, max_new_tokens, attention_mask, generator, slide) 
         )
     if attention_mask is None:
         return
+    if not isinstance(attention_mask, Tensor):
+        got = type(attention_mask).__name__
+        raise ValueError(f"attention_mask must be a (B, T) tensor, got {got}: left_pad makes one")
     if attention_mask.shape != ids.shape or attention_mask.device != ids.device:
         shape = tuple(attention_mask.shape), str(attention_mask.device)
         raise ValueError(f"attention_mask is {shape}, input_ids {tuple(ids.shape), str(device)}")
@@ -522,6 +541,9 @@ def _run(args: argparse.Namespace) -> None:
     from smol.pretrained import load_pretrained
     from smol.train import choose_device, choose_precision
 
+    for option in ("max_new_tokens", "samples"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise ValueError(f"{option} must be 1 or more, got {value}")
     name = args.model or (INSTRUCT if args.chat else SHIPPED)
     device = choose_device(args.device)
     fast = choose_precision(device).autocast == torch.bfloat16
@@ -540,7 +562,7 @@ def _run(args: argparse.Namespace) -> None:
     def say(prompt: list[int], **more) -> str:
         """Prints what follows as it comes, and returns it."""
         left = room if args.slide else max(1, room - len(prompt))
-        wanted, text = args.max_new_tokens or min(200, left), ""
+        wanted, text = min(200, left) if args.max_new_tokens is None else args.max_new_tokens, ""
         for piece in stream(model, tokenizer, prompt, wanted, **settings, **more):
             text += piece
             print(piece, end="", flush=True)
@@ -549,7 +571,8 @@ def _run(args: argparse.Namespace) -> None:
 
     if not args.chat:
         ids = [tokenizer.eos_id] if args.prompt is None else tokenizer.encode(args.prompt)
-        if name == SHIPPED and ids:  # its stories all begin after an end of text
+        shipped = Path(name).expanduser().resolve() == SHIPPED.resolve()
+        if shipped and ids:  # its stories all begin after an end of text
             ids = [tokenizer.eos_id, *tokenizer.encode(args.prompt or "")]
         for _ in range(args.samples):
             print(args.prompt or "", end="", flush=True)

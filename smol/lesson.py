@@ -156,6 +156,10 @@ def _expect_close(got, want: torch.Tensor, what: str) -> None:
     _expect(got.dtype == want.dtype, f"{what} is {got.dtype}, not {want.dtype}")
     _expect(got.shape == want.shape, f"{what} is {list(got.shape)}, not {list(want.shape)}")
     close = torch.allclose(got, want, atol=1e-5, rtol=1e-4)
+    if want.numel() <= 4:  # so few that both can be shown
+        shown = [[float(f"{n:.5g}") for n in t.flatten().tolist()] for t in (got, want)]
+        got_it, wanted = (numbers[0] if want.dim() == 0 else numbers for numbers in shown)
+        _expect(close, f"{what} is {got_it}, should be {wanted}")
     _expect(close, f"{what} is off: {parity.compare(got, want)}")
 
 
@@ -281,7 +285,10 @@ def check_diagnosis(name, seed: int):
         raise _NotAttempted
     planted = mutants.plant_unknown(SmolLM2(SMALL), seed)
     _expect(name in mutants.MUTANTS, f"{name!r} is none of smol.parity.MUTANTS")
-    _expect(name == planted.name, f"it is not {name}; look again at the place and the size")
+    _expect(
+        name == planted.name,
+        f"it is not {name}: what does that one change, and where? And yours?",
+    )
 
 
 @exercise
@@ -341,7 +348,8 @@ def check_bits_per_byte(bits_per_byte):
     for loss, tokens, size in ((2.0, 1000, 4000), (0.693147, 10, 10), (3.5, 7, 31)):
         want = torch.tensor(loss * tokens / size) / torch.tensor(2.0).log()
         got = torch.as_tensor(_ask(bits_per_byte, loss, tokens, size), dtype=torch.float32)
-        _expect_close(got, want, f"{loss} nats a token, {tokens} tokens, {size} bytes: the result")
+        said = f"{loss} nats per token, {tokens} tokens, {size} bytes"
+        _expect_close(got, want, f"{said}: the result")
 
 
 @exercise
@@ -372,7 +380,7 @@ def check_clip(clip):
             parameter.grad = gradient.clone()
         torch.nn.utils.clip_grad_norm_(parameters, longest)
         got = _ask(clip, [g.clone() for g in gradients], longest)
-        what = f"{len(sizes)} gradients, to a length of {longest} at most:"
+        what = f"{len(sizes)} gradients, clipped together to {longest}:"
         _expect(len(got) == len(sizes), f"{what} that many are to come back")
         for ours, parameter in zip(got, parameters, strict=True):
             _expect_close(ours, parameter.grad, f"{what} one of them")
@@ -407,10 +415,11 @@ def check_verdict(verdict):
     uniform, floor = 6.93, 0.26
     for train, held_out, want in (
         (1.2, 1.2, "learning"),
-        (0.3, 0.9, "learning"),
+        (0.6, 0.9, "learning"),
         (0.1, 2.5, "by heart"),
         (0.2, 6.5, "by heart"),
         (0.1, 7.5, "by heart"),
+        (0.5, 7.0, "by heart"),
         (0.1, 0.1, "leak"),
         (0.5, 0.2, "leak"),
         (6.93, 6.94, "nothing"),
@@ -449,7 +458,9 @@ def check_largest_batch(largest_batch):
     weights, each = count.checkpoint_bytes(SMALL), count.cache_bytes(SMALL, 100)
     for spare, want in ((10 * each, 10), (10 * each - 1, 9), (each - 1, 0), (-weights // 2, 0)):
         got = _ask(largest_batch, SMALL, 100, weights + spare)
-        said = f"the weights and {spare / each:.2f} caches of memory"
+        said = f"memory for the weights and {spare / each:.1f} conversations"
+        if spare < 0:
+            said = "memory for half of the weights"
         _expect(got == want, f"{said}: {got!r}, should be {want}")
 
 
@@ -472,11 +483,11 @@ def check_choices(choices):
     half = torch.tensor([1.0, 1.0] + [float("-inf")] * 6)  # as a filter leaves it
     uneven = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     for logits, want, what in (
-        (torch.stack((flat, sure)), [8.0, 1.0], "of eight equal ones, and of one that is sure:"),
-        (half[None], [2.0], "with -inf where a filter has been:"),
-        (uneven[None] + 3, [2**1.75], "of 1/2, 1/4, 1/8 and 1/8:"),
+        (torch.stack((flat, sure)), [8.0, 1.0], "eight equal ones, and of a sure one,"),
+        (half[None], [2.0], "two, with -inf where a filter took the others,"),
+        (uneven[None] + 3, [2**1.75], "1/2, 1/4, 1/8 and 1/8"),
     ):
-        _expect_close(_ask(choices, logits), torch.tensor(want), what)
+        _expect_close(_ask(choices, logits), torch.tensor(want), f"the width of {what}")
 
 
 @exercise
@@ -561,3 +572,20 @@ def check_speculate(speculate):
         shares = [[round(x, 2) for x in t.tolist()] for t in (q, got, p)]
         _expect(far < 0.04, "draft {}: drawn {}, wanted {}".format(*shares))
         _expect(abs(kept - agree) < 0.04, f"{kept:.0%} of the drafts were kept, not {agree:.0%}")
+
+
+def answer_key(seed: int) -> str:
+    """Which bug notebook 3's section 3.6 plants with `seed`, and where: for who teaches by it."""
+    planted = mutants.plant_unknown(model := SmolLM2(SMALL), seed)
+    at = next(i for i, layer in enumerate(model.layers) if _planted(layer))
+    return f"{seed:4}  {planted.place(at):26}{planted.name:27}{planted.story}"
+
+
+def _planted(layer: torch.nn.Module) -> bool:
+    return any(type(m).__module__.startswith("smol.model with") for m in layer.modules())
+
+
+if __name__ == "__main__":
+    print("seed  place                     bug                        story")
+    for seed in range(32):
+        print(answer_key(seed))

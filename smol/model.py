@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine, each (…, T, hd) fp32, of every pair's angle at every position (…, T).
 
-    Pair i turns by theta^(-2i/hd) radians a token: the first pair once in 2π tokens, the last
+    Pair i turns by theta^(-2i/hd) radians per token: the first pair once in 2π tokens, the last
     hardly at all. Each angle stands twice, for both members of its pair: i and i + hd/2.
     (Su et al. 2021, eq. 15.)
     """

@@ -515,8 +515,15 @@ MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in _ALL}
 
 
 def plant_unknown(model: SmolLM2, seed: int) -> Mutant:
-    """Plants a bug drawn by `seed` in a layer drawn too; the answer is what it returns."""
-    draw = random.Random(seed)
-    mutant = MUTANTS[draw.choice(sorted(MUTANTS))]
-    mutant(model, draw.randrange(len(model.layers)))
+    """Plants the bug number `seed` in a layer drawn by it; the answer is what it returns.
+
+    Only bugs of a block's `forward`, which can be found by asking the module that the ladder
+    names. They are shuffled: neighbours in a room have different ones.
+    """
+    in_a_block = ("self_attn", "input_layernorm", "mlp", "*")
+    names = [n for n in sorted(MUTANTS) if MUTANTS[n].where.split(".")[-1] in in_a_block]
+    names = [n for n in names if "*" in MUTANTS[n].where and not MUTANTS[n].action]
+    random.Random(14).shuffle(names)
+    mutant = MUTANTS[names[seed % len(names)]]
+    mutant(model, random.Random(seed).randrange(len(model.layers)))
     return mutant

@@ -1,4 +1,4 @@
-"""Every figure of the series, in one style.
+"""Every figure of the series, in one style; `python -m smol.plots` draws the README's.
 
 Opaque white, so that a figure reads the same in a light and in a dark notebook; the palette of
 Okabe and Ito, which colour-blind readers can tell apart; and for each figure a sentence that says
@@ -9,13 +9,16 @@ import base64
 import dataclasses
 import html
 import io
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
+from matplotlib.ticker import LogFormatter
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
     "#0072B2",
@@ -53,19 +56,25 @@ STYLE = {
 DPI = 160
 
 
+def _png(draw, *args, **kwargs) -> tuple[bytes, str, tuple[int, int]]:
+    """What `draw` draws, in the one style; its alt text; its width and height on a page."""
+    with rc_context(STYLE):
+        fig, alt = draw(*args, **kwargs)
+        png = io.BytesIO()
+        fig.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    width, height = (int(96 * size) for size in fig.get_size_inches())
+    return _smaller(png), alt, (width, height)
+
+
 def _styled(draw):
-    """Gives `draw` its figure in the one style, and displays what it drew with its alt text."""
+    """Makes of `draw` a function that displays what it draws, with its alt text."""
 
     def drawn(*args, **kwargs) -> None:
         from IPython.display import display
 
-        with rc_context(STYLE):
-            fig, alt = draw(*args, **kwargs)
-            png = io.BytesIO()
-            fig.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        width, height = (int(96 * size) for size in fig.get_size_inches())
+        png, alt, (width, height) = _png(draw, *args, **kwargs)
         data = {
-            "image/png": base64.b64encode(_smaller(png)).decode(),
+            "image/png": base64.b64encode(png).decode(),
             "text/plain": f"Figure: {alt}",
         }
         about = {"image/png": {"width": width, "height": height, "alt": alt}}
@@ -88,6 +97,7 @@ def _smaller(png: io.BytesIO) -> bytes:
 
 def _figure(width: float, height: float, columns: int = 1, **kwargs):
     fig = Figure(figsize=(width, height), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches: nothing touches the edge
     return fig, fig.subplots(1, columns, **kwargs)
 
 
@@ -109,7 +119,7 @@ def _box(ax, x, y, width, height, text, color=BLUE, size=9.5, filled=False):
             facecolor=color if filled else "white",
         )
     )
-    ink = "white" if filled else INK
+    ink = "white" if filled and color in (BLUE, GREEN, RED) else INK  # the others are too light
     ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
 
 
@@ -265,7 +275,7 @@ def weight_histograms(samples: dict[str, np.ndarray], std: float):
     for ax, (name, values) in zip(axes, samples.items(), strict=True):
         ax.hist(values, bins=80, range=(-4 * std, 4 * std), density=True, color=SKY)
         ax.plot(grid, normal, color=INK, lw=1.2)
-        ax.set(title=name, yticks=[], xticks=[-0.1, 0, 0.1])
+        ax.set(title=name, yticks=[], xticks=[-0.1, 0, 0.1], xlabel="a weight")
         ax.spines["left"].set_visible(False)
     return fig, f"histograms of {len(samples)} tensors against a normal of standard deviation 1/24"
 
@@ -295,16 +305,18 @@ def rope_dials(head_dim: int, theta: float, positions: int = 6):
         ax.add_patch(Circle((0, 0), 1, facecolor="#fafafa", edgecolor=FAINT, lw=1.5))
         for position in range(positions):
             x, y = math.cos(position * turn), math.sin(position * turn)
-            shade = HEAT(0.25 + 0.75 * position / (positions - 1))
+            shade = HEAT(0.4 + 0.6 * position / (positions - 1))
             _arrow(ax, (0, 0), (x, y), shade)
-            if position in (0, 1, positions - 1) and (turn > 0.1 or position == 0):
+            if position in (0, 1, positions - 1) and turn > 0.1:
                 ax.text(1.17 * x, 1.17 * y, position, ha="center", va="center", fontsize=8)
+        if turn <= 0.1:
+            ax.text(1.05, 0, f"0–{positions - 1}", va="center", fontsize=8)
         once = 2 * math.pi / turn
         ax.set_title(f"pair {pair}", ha="center", x=0.5)
         ax.text(0, -1.4, f"once in {once:,.0f} tokens", ha="center", fontsize=8.5, color=SOFT)
     return fig, (
         f"pairs {', '.join(map(str, pairs))} of a head as clock hands at positions 0 to "
-        f"{positions - 1}: the first turns by 1 radian a token, the last hardly at all"
+        f"{positions - 1}: the first turns by 1 radian per token, the last hardly at all"
     )
 
 
@@ -366,15 +378,18 @@ def head_groups(num_heads: int, num_kv_heads: int):
 
 @_styled
 def matrices(panels: dict[str, np.ndarray]):
-    """Square maps (masks or attention weights, rows = queries) side by side."""
+    """Maps (masks or attention weights, rows = queries) side by side: dark is much, or may."""
     fig, axes = _figure(2.75 * len(panels), 2.9, len(panels), squeeze=False)
     for ax, (title, matrix) in zip(axes[0], panels.items(), strict=True):
         ax.imshow(matrix, cmap=HEAT, vmin=0, vmax=max(1e-9, float(np.nanmax(matrix))))
         ax.set_title(title)
+        T, S = matrix.shape
         ax.set(xlabel="key", ylabel="query")
         for axis, count in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
             axis.set_ticks(range(0, count, 1 if count <= 12 else 4))
             axis.set_ticks(np.arange(count + 1) - 0.5, minor=True)
+        if T < S:  # the queries are the last of S positions
+            ax.set_yticks(range(T), range(S - T, S))
         ax.grid(which="minor", color=FAINT, lw=0.6)
         ax.spines[:].set_visible(False)
         ax.tick_params(which="both", length=0)
@@ -399,10 +414,11 @@ def divergence(lines: dict[str, list[float]]):
     """How far each broken model is from the reference after every block, on a log scale."""
     fig, ax = _figure(7.6, 3.0)
     floor = 1e-9
-    for color, (name, values) in zip(PALETTE, lines.items(), strict=False):
-        ax.semilogy(np.maximum(values, floor), "o-", ms=3.5, color=color, label=name)
+    dashes = ("-", "-", (0, (2, 2)), ":")  # the third often hides the second
+    for color, dash, (name, values) in zip(PALETTE, dashes, lines.items(), strict=False):
+        ax.semilogy(np.maximum(values, floor), "o", ls=dash, ms=3.5, color=color, label=name)
     ax.axhline(floor, color=SOFT, lw=1, ls="--")
-    ax.text(0, floor * 1.6, "exact", fontsize=9, color=SOFT)
+    ax.text(0, floor * 1.6, "0: exact", fontsize=9, color=SOFT)
     ax.set(xlabel="blocks passed", ylabel="largest difference / largest value")
     ax.grid(axis="y")
     ax.legend(fontsize=9)
@@ -414,19 +430,23 @@ def bug_table(caught: dict[str, dict[str, bool]]):
     """Which check catches which bug: rows are bugs, columns checks, filled is caught."""
     bugs, checks = list(caught), list(next(iter(caught.values())))
     matrix = np.array([[caught[bug][check] for check in checks] for bug in bugs])
-    fig, ax = _figure(7.2, 0.185 * len(bugs) + 1.1)
-    ax.imshow(matrix, cmap=ListedColormap(["#f0f0f0", BLUE]), vmin=0, vmax=1, aspect="auto")
-    ax.set_yticks(range(len(bugs)), bugs, fontsize=7.5)
+    half = (len(bugs) + 1) // 2
+    fig, axes = _figure(9.6, 0.2 * half + 1.2, 2)
     totals = [
-        f"{name}\n{int(n)} / {len(bugs)}" for name, n in zip(checks, matrix.sum(0), strict=True)
+        f"{name.replace(' ', chr(10), 1)}\n{int(n)} / {len(bugs)}"
+        for name, n in zip(checks, matrix.sum(0), strict=True)
     ]
-    ax.set_xticks(range(len(checks)), totals, fontsize=9)
-    ax.xaxis.tick_top()
-    ax.set_xticks(np.arange(len(checks) - 1) + 0.5, minor=True)
-    ax.set_yticks(np.arange(len(bugs) - 1) + 0.5, minor=True)
-    ax.grid(which="minor", color="white", lw=1.2)
-    ax.tick_params(which="both", length=0)
-    ax.spines[:].set_visible(False)
+    for ax, rows in zip(axes, (slice(half), slice(half, None)), strict=True):
+        part = matrix[rows]
+        ax.imshow(part, cmap=ListedColormap(["#f0f0f0", BLUE]), vmin=0, vmax=1, aspect="auto")
+        ax.set_yticks(range(len(part)), bugs[rows], fontsize=8.5)
+        ax.set_xticks(range(len(checks)), totals, fontsize=8.5)
+        ax.xaxis.tick_top()
+        ax.set_xticks(np.arange(len(checks) - 1) + 0.5, minor=True)
+        ax.set_yticks(np.arange(len(part) - 1) + 0.5, minor=True)
+        ax.grid(which="minor", color="white", lw=1.2)
+        ax.tick_params(which="both", length=0)
+        ax.spines[:].set_visible(False)
     return fig, f"{len(bugs)} bugs against {len(checks)} checks: {', '.join(checks)}"
 
 
@@ -494,7 +514,8 @@ def attended(tokenizer, ids: list[int], weights) -> None:
     marked = ""
     for i, weight in zip(ids, [*weights.tolist()[: len(ids) - 1], 0.0], strict=True):
         text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
-        marked += f'<span style="background:rgba(0,114,178,{weight:.2f})">{text}</span>'
+        shade = f"background:rgba(0,114,178,{0.6 * weight:.2f})"  # dark text stays readable
+        marked += f'<span style="{shade}">{text}</span>'
     marked = marked.replace("\n", "<br>")
     start = marked.rindex("<span")
     next_one = tokenizer.decode(ids[-1:])
@@ -585,11 +606,11 @@ def compression(lines: dict[str, tuple[list[int], list[float]]]):
     sizes = max((x for x, _ in lines.values()), key=len)
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8.5)
     ax.minorticks_off()
-    ax.set(xlabel="size of the vocabulary", ylabel="bytes a token", ylim=(0.8, None))
+    ax.set(xlabel="size of the vocabulary", ylabel="bytes per token", ylim=(0.8, None))
     ax.grid(axis="y")
     ax.legend()
     last = ", ".join(f"{name} {values[-1]:.1f}" for name, (_, values) in lines.items())
-    return fig, f"bytes a token grow with the vocabulary and level off; at the largest: {last}"
+    return fig, f"bytes per token grow with the vocabulary, on a log scale; at the largest: {last}"
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -602,7 +623,7 @@ def schedules(rates: dict[str, list[float]]):
     for color, (name, values) in zip(PALETTE, rates.items(), strict=False):
         ax.plot(values, color=color, label=name)
     ax.set(xlabel="step", ylabel="part of the full rate", ylim=(0, 1.05))
-    ax.legend(loc="lower left")
+    ax.legend(loc=(0.3, 0.1))
     return fig, f"learning rates by step: {' and '.join(rates)} warm up and end near 0"
 
 
@@ -611,7 +632,7 @@ def sweep(rates: list[float], losses: list[float]):
     """The loss that each learning rate came to."""
     fig, ax = _figure(6.4, 2.4)
     ax.plot(rates, losses, "o-", color=BLUE)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="nats per token")
     ax.grid(axis="y")
     return fig, f"the loss against {len(rates)} learning rates, on a log scale"
 
@@ -641,7 +662,7 @@ def training(log: list[dict], lines: dict[str, float], top: float | None = None)
             va="center",
             fontsize=9,
         )
-    ax.set(xlabel="step", ylabel="nats a token", ylim=(0, top), xlim=(0, None))
+    ax.set(xlabel="step", ylabel="nats per token", ylim=(0, top), xlim=(0, None))
     ax.legend(loc="best")
     named = f", with lines for {', '.join(lines)}" if lines else ""
     return fig, f"training and held-out loss by step{named}"
@@ -658,22 +679,24 @@ def by_depth(sizes: dict[str, list[float]], gradients: dict[str, list[float]]):
         for color, (name, values) in zip((BLUE, RED), lines.items(), strict=False):
             ax.plot(range(1, len(values) + 1), values, "o-", ms=3, color=color, label=name)
         ax.set(yscale="log", xlabel="block", title=title)
+        for axis_ticks in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_ticks(LogFormatter(minor_thresholds=(2, 0.5)))
         ax.grid(axis="y")
     axes[1].legend(loc="upper right")
     return fig, f"stream and gradient, first block to last, for: {', '.join(gradients)}"
 
 
 @_styled
-def ladder(
-    rungs: list[dict],
+def speedups(
+    contestants: list[dict],
     machine: str,
     what: str = "training speed",
     base: str = "transformers' in fp32",
 ):
     """How many times as fast as the first one each contestant of `smol.bench` was."""
-    fig, ax = _figure(7.6, 0.4 + 0.34 * len(rungs))
-    names = [rung["name"] for rung in rungs]
-    values = [rung["speedup"] for rung in rungs]
+    fig, ax = _figure(7.6, 0.4 + 0.34 * len(contestants))
+    names = [row["name"] for row in contestants]
+    values = [row["speedup"] for row in contestants]
     colors = [ORANGE if "transformers" in name else BLUE for name in names]
     bars = ax.barh(names, values, color=colors, height=0.7)
     ax.bar_label(bars, [f"{value:.2f} ×" for value in values], padding=4)
@@ -766,7 +789,7 @@ def memory_by_batch(config, seq_len: int):
 
 @_styled
 def roofline(peak: float, bandwidth: float, points: dict[str, tuple[float, float, float]]):
-    """FLOPs a second against FLOPs a byte: the bound, and (intensity, rate, part of the bound)."""
+    """FLOPs per second against FLOPs per byte: the bound; (intensity, rate, part of the bound)."""
     fig, ax = _figure(6.8, 3.2)
     low = min(0.1, *(x / 2 for x, *_ in points.values()))
     high = max(1000.0, *(2 * x for x, *_ in points.values()))
@@ -774,23 +797,33 @@ def roofline(peak: float, bandwidth: float, points: dict[str, tuple[float, float
     ax.plot(x, np.minimum(peak, x * bandwidth), color=INK)
     for color, (name, (intensity, rate, part)) in zip(PALETTE, points.items(), strict=False):
         ax.plot([intensity], [rate], "o", ms=8, color=color)
-        ax.annotate(f"  {name}, {part:.0%}", (intensity, rate), va="top", color=color)
-    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="FLOP/s")
+        ax.annotate(f"  {name}, {part:.0%}", (intensity, rate), va="top")
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="FLOP/s")
     ax.grid()
     return fig, f"the roofline of this machine, with {' and '.join(points)} under it"
 
 
 @_styled
-def scaling(sizes: list[int], losses: list[float], slope: float, intercept: float):
-    """A power law through all points but the last, which it was to predict."""
+def scaling(
+    sizes: list[int],
+    losses: list[float],
+    slope: float,
+    intercept: float,
+    spread: tuple[float, float],
+):
+    """A power law through all points but the last, which it was to predict; and how far apart the
+    predictions lie (`spread`) that leave out one point each."""
     fig, ax = _figure(6.4, 2.9)
     x = np.geomspace(min(sizes) / 1.2, max(sizes) * 1.2, 50)
     ax.plot(x, np.exp(intercept) * x**slope, color=SOFT, lw=1.2, ls="--", label="fitted to four")
     ax.plot(sizes[:-1], losses[:-1], "o", color=BLUE, label="measured before")
+    ax.vlines(sizes[-1], *spread, color=SOFT, lw=5, alpha=0.4, label="predicted by three")
     ax.plot(sizes[-1:], losses[-1:], "o", color=RED, label="measured after")
-    ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="nats a token")
-    ax.set_yticks([], minor=True)
-    ticks = [round(loss, 1) for loss in (max(losses), min(losses))]
+    ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="nats per token")
+    ax.minorticks_off()
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8.5)
+    low, high = min(*losses, spread[0]), max(*losses, spread[1])
+    ticks = np.arange(math.floor(2 * low), math.ceil(2 * high) + 1) / 2
     ax.set_yticks(ticks, [f"{tick}" for tick in ticks])
     ax.legend()
     return (
@@ -823,7 +856,7 @@ def filters(names: list[str], panels: dict[str, tuple[list[float], list[float]]]
     for ax, (title, (before, after)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         ax.barh(rows, before, color="#c9c9c9", height=0.85)
         ax.barh(rows, after, color=BLUE, height=0.45)
-        ax.set(title=title, xticks=[0, 0.2, 0.4], xlim=(0, 0.52))
+        ax.set(title=title, xticks=[0, 0.2, 0.4], xlim=(0, 0.52), xlabel="probability")
         ax.grid(axis="x")
         ax.tick_params(axis="y", length=0)
     axes = np.atleast_1d(axes)
@@ -838,7 +871,11 @@ def by_temperature(shares: dict[float, float], level: float):
     fig, ax = _figure(6.4, 2.6)
     ax.axhline(level, color=SOFT, ls="--", lw=1.2)
     ax.text(max(shares), level, "the grammar's own", ha="right", va="bottom", color=SOFT)
-    ax.plot(list(shares), list(shares.values()), "o-", color=BLUE)
+    drawn = {T: share for T, share in shares.items() if T > 0}
+    ax.plot(list(drawn), list(drawn.values()), "o-", color=BLUE)
+    if 0.0 in shares:  # one story, whatever the seed: no share
+        ax.plot([0], [shares[0.0]], "o", color=BLUE, mfc="white")
+        ax.annotate(" greedy: one story", (0, shares[0.0]), va="bottom", fontsize=9)
     ax.set(xlabel="temperature", ylabel="stories read", ylim=(-0.03, 1.12))
     ax.set_yticks([0, 0.5, 1], ["none", "half", "all"])
     ax.grid(axis="y")
@@ -882,3 +919,55 @@ def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
     _coloured(
         [marked.replace("\n", "<br>")], f"{len(ids)} tokens and their {total:.0f} nats of surprise"
     )
+
+
+# -- the README's ---------------------------------------------------------------------------------
+
+
+def results(bugs: int, caught: dict[str, int], log: list[dict]):
+    """How many of the planted bugs each check catches; how near the floor a model came."""
+    fig, (left, right) = _figure(9.4, 2.7, 2)
+    colors = [SOFT] * (len(caught) - 1) + [BLUE]
+    named = {"count": "parameter count", "one argmax": "one right answer", "ladder": "our ladder"}
+    names = [named.get(name, name) for name in caught]
+    bars = left.barh(names, list(caught.values()), color=colors, height=0.7)
+    left.bar_label(bars, padding=4)
+    left.invert_yaxis()
+    left.set(title=f"{bugs} bugs planted: caught by", xticks=[], xlim=(0, 1.15 * bugs))
+    left.spines["bottom"].set_visible(False)
+    left.tick_params(length=0)
+    held_out = [row for row in log if "val_loss" in row]
+    last = held_out[-1]
+    floor = last["val_loss"] / (1 + last["val_over_floor"])
+    for rows, key, style, color, name in (
+        (log, "loss", "-", SKY, "training"),
+        (held_out, "val_loss", "o-", BLUE, "held out"),
+    ):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        right.plot(*zip(*points, strict=True), style, color=color, ms=3.5, label=name)
+    right.axhline(floor, color=RED, lw=1.4, ls="--", label="the floor: the corpus' entropy")
+    right.set(title="a loss that cannot be beaten", xlabel="step", ylabel="nats per token")
+    right.set(ylim=(0, 1.5), xlim=(0, None), xticks=range(0, log[-1]["step"], 2000))
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    right.legend()
+    found = ", ".join(f"{n} {k}" for n, k in zip(names, caught.values(), strict=True))
+    return fig, (
+        f"Left, how many of {bugs} planted bugs each check catches: {found}. Right, training and "
+        f"held-out loss come down to {last['val_over_floor']:.1%} above the floor of {floor:.2f} "
+        "nats per token."
+    )
+
+
+def results_from(root: Path) -> tuple[bytes, str]:
+    """The README's picture and its alt text, from the stored results of `python -m smol.bench`."""
+    measured = json.loads((root / "assets/results/parity.json").read_text())["parity"]
+    lines = (root / "assets/smol-stories/metrics.jsonl").read_text().splitlines()
+    png, alt, _ = _png(results, measured["bugs"], measured["caught"], list(map(json.loads, lines)))
+    return png, alt
+
+
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parent.parent
+    picture, alt = results_from(root)
+    (root / "assets/results.png").write_bytes(picture)
+    print(f"assets/results.png: {alt}")

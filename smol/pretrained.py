@@ -113,10 +113,15 @@ def load_pretrained(
 
     Reads one model.safetensors, or the shards that model.safetensors.index.json lists. Raises
     FileNotFoundError for a missing file and ValueError for a config that is no SmolLM2, a
-    damaged file, a hash other than the published one, and any key or shape that does not fit.
+    damaged file, a hash other than the published one, any key or shape that does not fit, a
+    `dtype` that is no float, and a `device` that is not here.
     """
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype must be a torch dtype such as torch.bfloat16, got {dtype!r}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a float of torch such as torch.bfloat16, got {dtype!r}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without CUDA
+        raise ValueError(f"device {device!r} is not to be had here: take 'cpu'") from error
     directory = fetch(directory_or_repo_id)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
@@ -145,8 +150,8 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
 
     `AutoModelForCausalLM.from_pretrained(directory)` loads it. A tied head is left out, as in
     the published file. Both files are written beside their places and renamed when both are
-    whole, so that a full disk (OSError) leaves what stood there before. Raises ValueError for a
-    head of its own under a config that ties it.
+    whole and on the disk, so that a full one (OSError) leaves what stood there before. Raises
+    ValueError for a head of its own under a config that ties it.
     """
     model = getattr(model, "_orig_mod", model)  # the module inside torch.compile's wrapper
     tied = model.config.tie_word_embeddings
@@ -298,6 +303,7 @@ def _read_tensors(file: Path, dtype: torch.dtype, device) -> dict[str, torch.Ten
 
 
 def check_hash(file: Path, expected: str) -> None:
+    """Raises ValueError where a file's sha256, in hexadecimal, is not the one expected."""
     with file.open("rb") as f:
         got = hashlib.file_digest(f, "sha256").hexdigest()
     if got != expected:
@@ -307,12 +313,23 @@ def check_hash(file: Path, expected: str) -> None:
         )
 
 
+def on_disk(*files: Path) -> None:
+    """Comes back when the files' bytes are on the disk, and not only on their way there."""
+    for file in files:
+        with file.open("rb+") as f:  # Windows refuses it for a file opened to read
+            os.fsync(f.fileno())
+
+
 @contextmanager
 def written_beside(directory: Path, *names: str):
-    """Yields a path beside each file; they take the files' places only if the block succeeds."""
+    """Yields a path beside each file; they take the files' places only if the block succeeds.
+
+    What was written is on the disk by then: a power cut leaves each file as it was, or whole.
+    """
     files = [directory / f".{name}.{os.getpid()}.part" for name in names]
     try:
         yield files
+        on_disk(*files)
         for file, name in zip(files, names, strict=True):
             os.replace(file, directory / name)
     except (OSError, SafetensorError) as error:  # the latter is how the Rust side says "disk full"

@@ -811,12 +811,12 @@ sha256 `{hashlib.sha256(text.encode()).hexdigest()}`.
 |---|---|
 | size | {len(text.encode()):,} bytes, ASCII |
 | stories | {len(stories):,}, a blank line between them, all different |
-| bytes a story | {statistics.mean(sizes):.1f} on average, {min(sizes)} to {max(sizes)} |
+| bytes per story | {statistics.mean(sizes):.1f} on average, {min(sizes)} to {max(sizes)} |
 | words | {len(words):,}, of them {different:,} different |
 | split | {len(stories) - held_out:,} for training, the last {held_out} held out |
-| entropy, exact | {floor:.3f} nats a story |
-| the same, estimated here | {mean:.3f} ± {error:.3f} nats a story (mean, standard error) |
-| the held-out stories' own -ln p | {validation:.3f} nats a story |
+| entropy, exact | {floor:.3f} nats per story |
+| the same, estimated here | {mean:.3f} ± {error:.3f} nats per story (mean, standard error) |
+| the held-out stories' own -ln p | {validation:.3f} nats per story |
 | a byte | {per_byte:.4f} nats, {per_byte / math.log(2):.4f} bits (exact entropy / mean bytes) |
 
 **The floor.** Each story's probability is exact, since its choices can be read back from it. No
@@ -844,7 +844,7 @@ def main() -> int:
                 return 1
         else:
             file.write_bytes(content.encode())
-    print(f"{COUNT:,} stories, {len(text):,} bytes, {entropy():.3f} nats a story")
+    print(f"{COUNT:,} stories, {len(text):,} bytes, {entropy():.3f} nats per story")
     return 0
 
 

@@ -212,7 +212,8 @@ class BPETokenizer:
     """A byte-level BPE tokenizer: `vocab` (bytes -> id), `merges`, `special_tokens` (text -> id).
 
     `merges` are pairs of bytes, the earliest learned first. A byte without a token is dropped in
-    encoding, silently, as Hugging Face does (SmolLM2's vocabulary lacks 21 of the 256).
+    encoding, silently, as Hugging Face does (SmolLM2's vocabulary lacks 21 of the 256). Raises
+    ValueError for no tokens, an id of two of them, and a merge that is not of the vocabulary.
     """
 
     def __init__(
@@ -227,8 +228,17 @@ class BPETokenizer:
         self.vocab, self.merges = dict(vocab), list(merges)
         for rank, pair in enumerate(self.merges):
             if len(pair) != 2 or not {*pair, b"".join(pair)} <= self.vocab.keys():
-                raise ValueError(f"merge {rank}, {pair}, is no pair of the vocabulary")
+                raise ValueError(
+                    f"merge {rank}, {pair}, is no pair of the vocabulary: are merges and "
+                    "vocabulary of one tokenizer?"
+                )
         self.special_tokens = dict(special_tokens or {})
+        for i, n in Counter([*self.vocab.values(), *self.special_tokens.values()]).items():
+            if type(i) is not int or i < 0 or n > 1:
+                raise ValueError(
+                    "ids must be whole numbers from 0 on, each of one token only, got "
+                    f"{i!r}{' twice' * (n > 1)}"
+                )
         self.split_digits = split_digits
         self._pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
         # longest first: where one special token begins another, the longer one is meant
@@ -454,11 +464,8 @@ class BPETokenizer:
             if any(added.get(key) for key in ("single_word", "lstrip", "rstrip")):
                 raise ValueError(f"{added['content']!r} strips white space or wants whole words")
             special[added["content"]] = added["id"]
-        ids = [*{**model["vocab"], **special}.values()]
         if "" in special or any(model["vocab"].get(t, i) != i for t, i in special.items()):
             raise ValueError("an added token is empty, or has another id in the vocabulary")
-        if any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) < len(ids):
-            raise ValueError("ids must be whole numbers from 0 on, each of one token only")
         vocab = {_to_bytes(text): i for text, i in model["vocab"].items() if text not in special}
         # A merge is "Ġ t" until tokenizers 0.19, ["Ġ", "t"] since.
         pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]

@@ -23,6 +23,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -60,7 +61,7 @@ from smol.data import (
 )
 from smol.generate import generate
 from smol.model import SmolLM2
-from smol.pretrained import load_pretrained, save_pretrained, written_beside
+from smol.pretrained import load_pretrained, on_disk, save_pretrained, written_beside
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
 
 
@@ -95,12 +96,17 @@ PRESETS = {
 }
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """What decides a run's numbers, and what does not (below the line).
 
     `batch_size` is the number of windows a step, in all; `accumulate` cuts it into that many
-    parts, one after another, to save memory. `warmup` and `decay` are parts of `steps`.
+    parts, one after another, to save memory. `warmup` and `decay` are parts of `steps`. Raises
+    ValueError, naming the setting, for what no run could use.
     """
 
     preset: str = "tiny"
@@ -130,19 +136,35 @@ class TrainConfig:
     keep: int = 2
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer {self.optimizer!r} is none of adamw, muon")
+        for name, known in (
+            ("preset", PRESETS),
+            ("schedule", SCHEDULES),
+            ("optimizer", ("adamw", "muon")),
+            ("device", DEVICES),
+            ("dtype", DTYPES),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
         if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
             raise ValueError(f"torch {torch.__version__} has no Muon, 2.9 has: take adamw")
         if self.optimizer == "muon" and self.fsdp:
             raise ValueError("muon needs whole matrices, and fsdp cuts them: take adamw")
-        for name in ("steps", "batch_size", "seq_len", "accumulate", "keep"):
+        counts = ("steps", "batch_size", "seq_len", "accumulate", "keep")
+        for name in (*counts, "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0 (inf = no clipping), got {self.clip}")
+        for name in ("warmup", "decay"):
+            if not 0 <= (part := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be a part of the steps, 0 to 1, got {part}")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:  # cosine has no decay
+            raise ValueError(
+                f"warmup {self.warmup} and decay {self.decay} are more than all the steps: "
+                "together they may be 1"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts: "
@@ -170,20 +192,21 @@ def wsd(step: int, config: TrainConfig) -> float:
     The part of the full learning rate for the update that follows `step` others. (Hu et al. 2024,
     MiniCPM; Allal et al. 2025.) It can be broken off and cooled down anywhere on the plateau.
     """
-    up, down = _parts(config)
+    up, down = warmup_and_decay(config)
     return min(1.0, (step + 1) / up, (config.steps - step) / down)
 
 
 def cosine(step: int, config: TrainConfig) -> float:
     """Warm up, then half a wave of the cosine down to 0 (Loshchilov & Hutter 2017, eq. 5)."""
-    up, _ = _parts(config)
+    up, _ = warmup_and_decay(config)
     if step < up:
         return (step + 1) / up
     return 0.5 * (1 + math.cos(math.pi * (step - up) / max(1, config.steps - up)))
 
 
-def _parts(config: TrainConfig) -> tuple[int, int]:
-    return (max(1, round(config.steps * part)) for part in (config.warmup, config.decay))
+def warmup_and_decay(config: TrainConfig) -> tuple[int, int]:
+    """How many steps the warm-up has, and how many the decay: 1 at least, so that both divide."""
+    return tuple(max(1, round(config.steps * part)) for part in (config.warmup, config.decay))
 
 
 SCHEDULES = {"wsd": wsd, "cosine": cosine}
@@ -247,6 +270,7 @@ class Ranks(NamedTuple):
         )
 
     def barrier(self) -> None:
+        """Comes back when all processes have come here; at once where there is one."""
         if self.size > 1:
             dist.barrier()
 
@@ -274,9 +298,8 @@ def choose_precision(device: torch.device, dtype: str = "auto") -> Precision:
     fp16 with a scaler, for its bf16 is emulated and slow, whatever is_bf16_supported() says. MPS
     and CPU: fp32. ValueError for what the device cannot do.
     """
-    choices = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in choices:
-        raise ValueError(f"dtype {dtype!r} is none of {', '.join(choices)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if device.type != "cuda":
         if dtype == "float16":
             raise ValueError(f"float16 needs a CUDA GPU to train, not {device.type}: take auto")
@@ -319,8 +342,7 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor, chunk: i
 class LossModel(nn.Module):
     """A model and its loss in one `forward`, which is what compile and DDP want to wrap.
 
-    `forward(inputs, labels)` gives the sum of -ln p and the number of targets. Logits of more
-    than `chunk` tokens are never held at once.
+    Logits of more than `chunk` tokens are never held at once.
     """
 
     def __init__(self, model: SmolLM2, chunk: int = 4096):
@@ -328,6 +350,7 @@ class LossModel(nn.Module):
         self.model, self.chunk = model, chunk
 
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (B, T) -> the sum of -ln p and the number of targets, both ()."""
         hidden = self.model(inputs, head=False)
         head = self.model.lm_head.weight
         loss = chunked_cross_entropy(hidden, head, labels, self.chunk)
@@ -384,7 +407,7 @@ def sample(model: SmolLM2, tokenizer: BPETokenizer, length: int = 60, seed: int 
 
 @torch.no_grad()
 def evaluate(loss_model: nn.Module, validation: Validation, device: torch.device) -> dict:
-    """val_loss in nats a token, val_bits_per_byte and, where the floor is known, how far above
+    """val_loss in nats per token, val_bits_per_byte and, where the floor is known, how far above
     it: val_over_floor, 0.05 for 5 %."""
     nats = targets = 0.0
     for inputs, labels in validation.batches:
@@ -405,7 +428,10 @@ def evaluate(loss_model: nn.Module, validation: Validation, device: torch.device
 def save_checkpoint(
     out: Path, step: int, state: dict, model: SmolLM2, tokenizer, keep: int
 ) -> None:
-    """Writes out/step-NNNNNN, whole or not at all, and deletes all but the last `keep`."""
+    """Writes out/step-NNNNNN, whole or not at all, and deletes all but the last `keep`.
+
+    Each file is on the disk before the folder gets its name, so a power cut leaves no torn one.
+    """
     folder, part = out / f"step-{step:06}", out / f".step-{step:06}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -413,6 +439,7 @@ def save_checkpoint(
         tokenizer.save(part)
         weights = _sha256(part / "model.safetensors")
         torch.save({**state, "step": step, "weights": weights}, part / "training.pt")
+        on_disk(part / "training.pt")
         os.replace(part, folder)
     except (OSError, RuntimeError) as error:  # the latter is how torch.save says "disk full"
         raise OSError(
@@ -426,7 +453,8 @@ def save_checkpoint(
 
 def checkpoints(out: Path) -> list[Path]:
     """The checkpoints of a run, the newest last."""
-    return sorted(folder for folder in out.glob("step-*") if folder.is_dir())
+    folders = (f for f in out.glob("step-*") if re.fullmatch(r"step-\d+", f.name) and f.is_dir())
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
@@ -469,16 +497,27 @@ class Log:
         self.file = file
 
     def add(self, row: dict) -> None:
+        """Appends one row, as a line."""
         with self.file.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
 
 def read_log(file: str | Path) -> list[dict]:
-    """The rows of a metrics.jsonl. A last line that a kill cut short is left out."""
+    """The rows of a metrics.jsonl. A last line that a kill cut short is left out.
+
+    Raises ValueError, with its number, for any other line that is not JSON.
+    """
     rows = []
-    for line in Path(file).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
+    *lines, last = Path(file).read_bytes().split(b"\n")  # empty, or cut short
+    for number, line in enumerate(lines, 1):
+        try:
             rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{file}: line {number} is not JSON ({error}): delete that line"
+            ) from error
+    with contextlib.suppress(ValueError):  # what lacks its line end only is still a row
+        rows.append(json.loads(last))
     return rows
 
 
@@ -766,8 +805,8 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--optimizer", choices=("adamw", "muon"))
     parser.add_argument("--schedule", choices=SCHEDULES)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--device", choices=DEVICES)
+    parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", default=None)
     parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}

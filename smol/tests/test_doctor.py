@@ -1,6 +1,12 @@
 """The doctor's verdicts, on machines that are made up."""
 
+import builtins
 import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace as Namespace
 
 import pytest
 import torch
@@ -21,13 +27,25 @@ def test_packages_are_held_against_their_bounds():
     right, new, missing = packages(text)
     assert (right.verdict, new.verdict, missing.verdict) == ("fit", "unfit", "unfit")
     assert right.seen.startswith(torch.__version__.split("+")[0])
-    assert "tried with <1" in new.seen and missing.seen.startswith("missing: `pip install")
+    assert "tried with <1:" in new.seen and missing.seen.startswith("missing: `pip install")
 
 
 def test_memory_and_disk():
     assert space("disk", 5e9, 2e9, "make room") == ("disk", "fit", "5 GB free")
     short = space("disk", 1.5e9, 2e9, "make room")
     assert short == ("disk", "unfit", "1.5 GB free, 2 wanted: make room")
+
+
+def test_notebooks_to_leave_out_are_those_that_say_three_gb(monkeypatch):
+    """Where memory is short. What each takes stands in its first cell."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Namespace(available=1e9))
+    large = []
+    for file in sorted((doctor.ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        first = "".join(json.loads(file.read_text(encoding="utf-8"))["cells"][0]["source"])
+        large += [file.name[1]] if "**Memory** 3 GB" in first else []
+    *most, last = large
+    want = f"1.0 GB free, 4 wanted: close .*, or leave out notebooks {', '.join(most)} and {last}$"
+    assert doctor.memory().verdict == "unfit" and re.match(want, doctor.memory().seen)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +76,45 @@ def test_no_gpu_and_no_hub_are_no_obstacle(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert hub().seen == "not in reach (no route): random weights, which is enough"
+
+
+def test_without_any_package_it_says_what_is_missing():
+    """-S leaves the standard library alone to be imported, -E no other place to look in."""
+    command = [sys.executable, "-S", "-E", "-m", "smol.doctor"]
+    online = {key: value for key, value in os.environ.items() if key != "SMOL_OFFLINE"}
+    run = subprocess.run(command, cwd=doctor.ROOT, env=online, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, "")
+    said = {line[4:].split()[0]: line for line in run.stdout.splitlines() if line.strip()}
+    for name in ("torch", "regex", "safetensors", "tqdm"):
+        assert said[name].startswith("!!") and "missing: `pip install -r" in said[name]
+    for what, module in (("memory", "psutil"), ("GPU", "torch"), ("speed", "torch")):
+        assert f"not looked at (No module named '{module}'): `pip install -r" in said[what]
+    assert "things to put right: see !! above" in run.stdout.splitlines()[-1]
+    wanted = subprocess.run(
+        [*command[:3], "-c", "from smol import SmolLM2"],
+        cwd=doctor.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert wanted.stderr.endswith("ModuleNotFoundError: No module named 'torch'\n")
+
+
+def test_a_package_that_is_broken_is_named(monkeypatch):
+    """A torch without its libraries is an OSError; versions are read by `packaging`."""
+    imports = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "torch":
+            raise OSError("libcudart.so: cannot open\nshared object file")
+        if name.startswith("packaging"):
+            raise ModuleNotFoundError("No module named 'packaging'")
+        return imports(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    (found,) = doctor.tried("GPU", gpu)
+    assert found.verdict == "unfit" and "not looked at (libcudart.so: cannot open)" in found.seen
+    (found,) = packages("torch>=2.0")
+    assert found.verdict == "unfit" and "(No module named 'packaging'): `pip" in found.seen
 
 
 def test_times_are_scaled_by_the_probe():

@@ -574,8 +574,12 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
         ({"top_p": 1.1}, "top_p must be above 0"),
         ({"min_p": -0.1}, "min_p must be from 0 to 1"),
         ({"min_p": 1.5}, "min_p must be from 0 to 1"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+        ({"temperature": 1e-38}, r"temperature must be 0 \(greedy\) or at least 1e-15, got 1e-38"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty must be from 1e-15 to 1e\+15"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty must be from .*, got 1e-40"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty must be from .*, got nan"),
         ({"num_return_sequences": 0}, "num_return_sequences must be 1 or more"),
+        ({"attention_mask": [[1] * 9] * 3}, r"attention_mask must be a \(B, T\) tensor, got list"),
         ({"attention_mask": torch.ones(3, 8)}, "attention_mask is"),
         ({"attention_mask": torch.zeros(3, 9)}, "not on its left, or there is nothing else"),
         ({"attention_mask": torch.ones(3, 9).tril(7)}, "not on its left"),
@@ -583,8 +587,27 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
     ],
 )
 def test_bad_settings_are_refused(ours, ids, settings, message):
-    with pytest.raises(ValueError, match=message):
-        generate(ours, ids, 3, **settings)
+    for count in (1, 2):  # of which the second repeats the rows first
+        with pytest.raises(ValueError, match=message):
+            generate(ours, ids, 3, **{"num_return_sequences": count, **settings})
+
+
+def test_the_smallest_settings_are_drawn_by(ours, ids):
+    """Together they leave logits of 1e30 and more; a temperature so small takes the likeliest."""
+    smallest = {"temperature": 1e-15, "generator": torch.Generator().manual_seed(0)}
+    assert torch.equal(generate(ours, ids, 5, **smallest), generate(ours, ids, 5))
+    for penalty in (1e-15, 1e15):
+        assert generate(ours, ids, 5, repetition_penalty=penalty, **smallest).shape == (3, 14)
+
+
+def test_reshape_refuses_what_it_cannot_divide_by(ids):
+    for settings, message in (
+        ({"temperature": 0}, "temperature 0 draws nothing: take the argmax"),
+        ({"temperature": 1e-38}, "temperature must be 0"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty must be from"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reshape(torch.randn(3, 97), ids, **settings)
 
 
 @pytest.mark.parametrize(
@@ -594,13 +617,14 @@ def test_bad_settings_are_refused(ours, ids, settings, message):
         (torch.tensor([3, 4]), r"must be a \(B, T\) int64 tensor, got \(2,\) torch.int64"),
         (torch.tensor([[3.0]]), r"got \(1, 1\) torch.float32"),
         ([[3]], "got list"),
-        (torch.tensor([[3, 97]]), r"id 97 is outside the vocabulary \(0 to 96\)"),
+        (torch.tensor([[3, 97]]), r"id 97 is outside the vocabulary \(0 to 96\): is it the token"),
         (torch.tensor([[-5, 3]]), "id -5 is outside the vocabulary"),
     ],
 )
 def test_bad_prompts_are_refused(ours, prompt, message):
-    with pytest.raises(ValueError, match=message):
-        generate(ours, prompt, 3)
+    for count in (1, 2):
+        with pytest.raises(ValueError, match=message):
+            generate(ours, prompt, 3, num_return_sequences=count)
     with pytest.raises(ValueError, match="max_new_tokens must be 1 or more, got 0"):
         generate(ours, torch.tensor([[3]]), 0)
 
@@ -670,6 +694,17 @@ def test_a_seed_repeats_samples_differ_and_stops_are_heeded(monkeypatch, capsys)
     assert len(lines) == 3 and lines[0] == texts[0] and lines[1] != lines[2]
 
 
+def test_the_shipped_model_by_name_is_the_default(monkeypatch, capsys):
+    """Its stories begin after an end of text, under whatever name it was asked for."""
+    monkeypatch.chdir(SHIPPED.parents[1])
+    texts = []
+    for extra in ([], ["--model=assets/smol-stories"], [f"--model={SHIPPED}/../smol-stories"]):
+        given = ("Mia found a", "--max-new-tokens", "9", "--device", "cpu", "--seed", "1", *extra)
+        assert run(monkeypatch, *given) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+
+
 def test_a_conversation_remembers_what_was_said(monkeypatch, capsys):
     lines = iter(["Hello", "", "Again"])
 
@@ -707,6 +742,8 @@ def test_a_conversation_remembers_what_was_said(monkeypatch, capsys):
     [
         (["x", "--temperature", "-1"], "temperature must be 0"),
         (["", "--max-new-tokens", "3"], "the prompt is empty"),
+        (["x", "--max-new-tokens", "0"], "max_new_tokens must be 1 or more, got 0"),
+        (["x", "--samples", "0"], "samples must be 1 or more, got 0"),
         (["x", "--max-new-tokens", "600"], "do not fit a context of 512"),
         (["x", "--model", "nowhere"], "there is no folder nowhere"),
         (["x", "--device", "cuda"], "device 'cuda' is not to be had here"),

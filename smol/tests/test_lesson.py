@@ -1,5 +1,6 @@
 """same_code sees every difference that matters; every exercise rejects a wrong answer."""
 
+import ast
 import codecs
 import linecache
 import math
@@ -9,6 +10,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -196,7 +198,7 @@ def adamw(w, g, m, v, t, lr, betas, eps, weight_decay, corrected=True, decoupled
 def verdict(train, held_out, floor, uniform):
     if held_out < floor:
         return "leak"
-    if train < floor:
+    if train < max(floor, held_out / 2):
         return "by heart"
     return "nothing" if held_out >= uniform else "learning"
 
@@ -381,6 +383,7 @@ EXERCISES = {
             lambda t, h, f, u: "by heart" if t < h else verdict(t, h, f, u),
             lambda t, h, f, u: "learning",
             lambda t, h, f, u: "nothing" if h >= u else verdict(t, h, f, u),
+            lambda t, h, f, u: "by heart" if t < f <= h else verdict(max(t, h / 2), h, f, u),
         ],
     ),
     "count": (
@@ -495,13 +498,55 @@ def test_exercise(name, capsys):
 
 def test_the_workshop_quotes_what_the_checks_print(capsys):
     page = (Path(lesson.__file__).parents[1] / "WORKSHOP.md").read_text(encoding="utf-8")
-    quotes = re.findall(r"`(not yet: [^`]+)`", page)
+    quotes = re.findall(r"^- Exercise \d\.\d, `([^`]+)`", page, re.MULTILINE)
     for check, _, wrong in EXERCISES.values():
         for answer in wrong:
             check(answer)
+    lesson.check_diagnosis("no_mask", 5)
     printed = capsys.readouterr().out
-    assert len(quotes) >= 15
+    assert len(quotes) == len(EXERCISES) + 1  # all but 3.4, whose answers are all different
     assert [quote for quote in quotes if quote not in printed] == []
+
+
+def _sections(notebook) -> list[tuple[str, set[str], set[str]]]:
+    """Of each code cell its section, the names it makes at its top level, the names it reads."""
+    section, cells = "", []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            section = [section, *re.findall(r"^## (\d\.\d+)", cell.source, re.MULTILINE)][-1]
+            continue
+        tree = ast.parse(cell.source)
+        made, read = set(), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
+            elif isinstance(node, ast.arg):
+                made.add(node.arg)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                made.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                made |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        cells.append((section, made, read - made))
+    return cells
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_what_the_workshop_skips_nothing_later_needs(number):
+    root = Path(lesson.__file__).parents[1]
+    page = (root / "WORKSHOP.md").read_text(encoding="utf-8")
+    file = next((root / "notebooks").glob(f"0{number}_*.ipynb"))
+    cells = _sections(nbformat.read(file, as_version=4))
+    lists = [re.findall(r"§(\d\.\d+)", s) for s in re.findall(r"skip ((?:§\d\.\d+,? ?)+)", page)]
+    for skipped in [{s for s in found if s.startswith(f"{number}.")} for found in lists]:
+        have, missing = set(), set()
+        for section, made, read in cells:
+            if section in skipped:
+                missing |= made - have
+                continue
+            assert not read & missing, (file.stem, section, "needs", read & missing)
+            have |= made
+            missing -= made
+    assert number == 7 or "3.4" in str(lists)
 
 
 def test_every_check_is_tested():
@@ -514,7 +559,10 @@ def test_diagnosis(capsys):
     for answer, verdict in (
         (..., "not attempted yet"),
         ("rope_on_q_only", "correct"),
-        ("no_mask", "not yet: it is not no_mask; look again at the place and the size"),
+        (
+            "no_mask",
+            "not yet: it is not no_mask: what does that one change, and where? And yours?",
+        ),
         ("nonsense", "not yet: 'nonsense' is none of smol.parity.MUTANTS"),
     ):
         lesson.check_diagnosis(answer, 5)
@@ -559,7 +607,7 @@ def test_coloured_texts_say_what_they_show(monkeypatch):
     assert f"{-stories.log_prob(story):.1f} nats" in shown[1]["text/plain"]
     plots.attended(trained, trained.encode("aa <"), torch.tensor([0.25, 0.75, 0.0, 0.0]))
     assert shown[2]["text/plain"].endswith("where '<' comes next, in 3 tokens")
-    assert shown[2]["text/html"].count("0.75)") == 1
+    assert shown[2]["text/html"].count("0.45)") == 1
     plots.likelihood(trained, trained.encode("<aa"), [-0.6, -9.0])
     assert shown[3]["text/plain"] == "Figure: 2 tokens and their 10 nats of surprise"
     assert '0.10)">&lt;' in shown[3]["text/html"] and '1.00)">aa' in shown[3]["text/html"]
@@ -591,12 +639,12 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     plots.sweep([1e-3, 1e-2], [3.0, 4.0])
     plots.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
     plots.by_depth({"as it is": [1.0, 2.0]}, {"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
-    plots.ladder([{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}], "a CPU")
+    plots.speedups([{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}], "a CPU")
     plots.flops_by_length(SmolLM2Config())
     plots.cache_growth(SmolLM2Config())
     plots.memory_by_batch(SmolLM2Config(), 1024)
     plots.roofline(1e11, 1e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, 3e9, 0.6)})
-    plots.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2)
+    plots.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2, (1.4, 1.9))
     plots.next_tokens(["a", "b"], [0.5, 0.1], 0.5, "the truth")
     plots.filters(["a", "b"], {"top-k": ([0.5, 0.4], [1.0, 0.0])})
     plots.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)

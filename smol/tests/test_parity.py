@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import smol.model
+from smol.lesson import SMALL, answer_key
 from smol.mutants import Mutant
 from smol.parity import (
     MUTANTS,
@@ -271,17 +272,23 @@ def test_only_our_own_model_can_be_spoilt(make):
         MUTANTS["layer_norm"](make())
 
 
-def test_an_unknown_bug_follows_its_seed(reference):
-    planted = [plant_unknown(from_reference(reference), seed) for seed in range(8)]
-    again = [plant_unknown(from_reference(reference), seed) for seed in range(8)]
+def test_an_unknown_bug_follows_its_seed_and_is_nobody_elses(reference):
+    planted = [plant_unknown(from_reference(reference), seed) for seed in range(32)]
+    again = [plant_unknown(from_reference(reference), seed) for seed in range(32)]
     assert planted == again
-    assert len({mutant.name for mutant in planted}) > 4
+    assert len({mutant.name for mutant in planted}) == 32
 
 
-def test_an_unknown_bug_is_caught(reference):
+@pytest.mark.parametrize("seed", range(0, 32, 5))
+def test_an_unknown_bug_is_caught_where_the_key_says(reference, seed):
     ours = from_reference(reference)
-    plant_unknown(ours, 3)
-    assert not ladder(ours, reference, random_ids(2, 24)).ok
+    plant_unknown(ours, seed)
+    report = ladder(ours, reference, random_ids(2, 24))
+    place = answer_key(seed).split()[1].split(".")
+    found = report.first.split(".")
+    assert not report.ok and [found[0], *found[2:]] == [place[0], *place[2:]]
+    if len(ours.layers) == SMALL.num_hidden_layers:
+        assert found == place
 
 
 # -- compare ----------------------------------------------------------------------------------

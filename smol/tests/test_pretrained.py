@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -447,6 +448,16 @@ def test_a_full_disk_can_be_told_from_its_errno(monkeypatch, folder):
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_what_is_renamed_is_on_the_disk(monkeypatch, tmp_path, ours):
+    """After a power cut, what was renamed but never written out is a file of nothing."""
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(os.fstat(fd).st_ino) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append("renamed") or replace(a, b))
+    save_pretrained(ours, tmp_path)
+    written = {file.stat().st_ino for file in tmp_path.iterdir()}
+    assert set(calls[:2]) == written and calls[2:] == ["renamed"] * 2
+
+
 def test_an_interrupted_save_leaves_no_part_behind(monkeypatch, folder):
     before = sorted(folder.iterdir())
     monkeypatch.setattr(pretrained, "save_file", interrupted)
@@ -481,3 +492,15 @@ def test_a_head_that_is_tied_in_the_config_only_is_not_lost(tmp_path):
 def test_a_dtype_by_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"torch\.bfloat16, got 'bfloat16'"):
         load_pretrained(tmp_path, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_a_dtype_that_is_no_float_is_refused(saved, dtype):
+    with pytest.raises(ValueError, match=rf"a float of torch such as .*, got {dtype}$"):
+        load_pretrained(saved, dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", torch.device("cuda", 99)], ids=repr)
+def test_a_device_that_is_not_here_is_refused(saved, device):
+    with pytest.raises(ValueError, match=r"^device .* is not to be had here: take 'cpu'$"):
+        load_pretrained(saved, device=device)

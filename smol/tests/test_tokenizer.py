@@ -579,12 +579,16 @@ BAD_FILES = {
     "no merges": ("model.merges", None, "is no tokenizer.json"),
     "no special tokens listed": ("added_tokens", None, "is no tokenizer.json"),
     "a vocabulary that is a list": ("model.vocab", ["a"], "is no tokenizer.json"),
-    "a merge of nothing": ("model.merges", [["Ġ", "¡¡¡"]], r"merge 0, .* is no pair of the"),
+    "a merge of nothing": (
+        "model.merges",
+        [["Ġ", "¡¡¡"]],
+        r"merge 0, .* is no pair of the vocabulary: are merges and vocabulary of one tokenizer\?",
+    ),
     "a merge of three": ("model.merges", ["a b c"], "is no pair of the vocabulary"),
     "no tokens": ("model.vocab", {}, "the vocabulary is empty"),
-    "an id twice": ("model.vocab.a", 70, "each of one token only"),
-    "an id below 0": ("model.vocab.a", -1, "whole numbers from 0 on"),
-    "an id with a fraction": ("model.vocab.a", 1.5, "whole numbers from 0 on"),
+    "an id twice": ("model.vocab.a", 70, "each of one token only, got 70 twice"),
+    "an id below 0": ("model.vocab.a", -1, "whole numbers from 0 on, .*, got -1"),
+    "an id with a fraction": ("model.vocab.a", 1.5, "whole numbers from 0 on, .*, got 1.5"),
     "an empty special token": ("added_tokens.0.content", "", "an added token is empty"),
     "a special token of two ids": ("added_tokens.0.id", 9999, "has another id in the vocabulary"),
     "unknown token": ("model.unk_token", "<unk>", "unk_token is '<unk>'"),
@@ -621,6 +625,22 @@ def test_a_file_of_another_kind_is_refused(name, chatty, tmp_path):
     file.write_text(json.dumps(edited(chatty.to_dict(), path, value)), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         BPETokenizer.load(file)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "special", "got"),
+    [
+        ({b"a": 0, b"b": 0}, {}, "0 twice"),
+        ({b"a": 0, b"b": 1}, {"<|x|>": 1}, "1 twice"),
+        ({b"a": 0}, {"<|x|>": 1, "<|y|>": 1}, "1 twice"),
+        ({b"a": -1}, {}, "-1"),
+        ({b"a": True}, {}, "True"),
+        ({b"a": 0}, {"<|x|>": 1.0}, "1.0"),
+    ],
+)
+def test_an_id_is_of_one_token_also_without_a_file(vocab, special, got):
+    with pytest.raises(ValueError, match=f"each of one token only, got {got}$"):
+        BPETokenizer(vocab, [], special)
 
 
 def test_missing_and_torn_files_are_refused(chatty, tmp_path):

@@ -34,6 +34,7 @@ from smol.train import (
     parameter_groups,
     read_log,
     validation_of,
+    warmup_and_decay,
     wsd,
 )
 
@@ -76,6 +77,11 @@ def test_wsd_warms_up_stays_and_goes_down():
     assert rates[:11] == pytest.approx([0.1 * k for k in range(1, 11)] + [1.0])
     assert set(rates[10:81]) == {1.0}
     assert rates[80:] == pytest.approx([1 - 0.05 * k for k in range(20)])
+
+
+def test_warmup_and_decay_are_steps_and_never_none():
+    assert warmup_and_decay(TrainConfig(steps=100, warmup=0.1, decay=0.2)) == (10, 20)
+    assert warmup_and_decay(TrainConfig(steps=100, warmup=0, decay=0)) == (1, 1)
 
 
 def test_cosine_warms_up_and_goes_down():
@@ -538,6 +544,34 @@ def test_how_often_to_log_may_change(text, two):
     train.train(settings(text, log_every=5, keep=1), two, resume=True)
 
 
+def test_the_newest_checkpoint_is_the_one_of_the_highest_number(tmp_path):
+    """As text, step-1000000 comes before step-999998."""
+    for other in ("step-000001.bak", "step-old"):
+        (tmp_path / other).mkdir()
+    (tmp_path / "step-2000000").write_text("no folder")
+    torch.manual_seed(0)
+    model, tokenizer = SmolLM2(SMALL), train.BPETokenizer.train(["a text"], 257)
+    for step in (999_998, 999_999, 1_000_000):
+        train.save_checkpoint(tmp_path, step, {}, model, tokenizer, keep=2)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
+    assert (tmp_path / "step-000001.bak").is_dir()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """After a power cut, what was renamed but never written out is a file of nothing."""
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(os.fstat(fd).st_ino) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append(Path(b).name) or replace(a, b))
+    tokenizer = train.BPETokenizer.train(["a text"], 257)
+    train.save_checkpoint(tmp_path, 3, {}, SmolLM2(SMALL), tokenizer, keep=2)
+    assert calls[-1] == "step-000003"
+    files = list((tmp_path / "step-000003").iterdir())
+    assert len(files) == 4
+    for file in files:
+        named = calls.index(file.name if file.name in calls else "step-000003")
+        assert file.stat().st_ino in calls[:named], file
+
+
 def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(text, two, tmp_path):
     with pytest.raises(FileExistsError, match="holds a run up to step-000012: --resume it"):
         train.train(settings(text), two)
@@ -576,7 +610,20 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
         ({"schedule": "linear"}, "schedule 'linear' is none of wsd, cosine"),
         ({"optimizer": "sgd"}, "optimizer 'sgd' is none of adamw, muon"),
         ({"optimizer": "muon", "fsdp": True}, "muon needs whole matrices|has no Muon"),
+        ({"device": "tpu"}, "device 'tpu' is none of auto, cpu, cuda, mps"),
+        ({"dtype": "x"}, "dtype 'x' is none of auto, float32, bfloat16, float16"),
         ({"steps": 0}, "steps must be 1 or more"),
+        ({"log_every": 0}, "log_every must be 1 or more, got 0"),
+        ({"eval_every": 0}, "eval_every must be 1 or more, got 0"),
+        ({"save_every": -1}, "save_every must be 1 or more, got -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0 .*, got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0 .*, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be above 0 and finite, got inf"),
+        ({"clip": 0.0}, "clip must be above 0 .*, got 0.0"),
+        ({"clip": math.nan}, "clip must be above 0 .*, got nan"),
+        ({"warmup": -0.1}, "warmup must be a part of the steps, 0 to 1, got -0.1"),
+        ({"decay": 1.5}, "decay must be a part of the steps, 0 to 1, got 1.5"),
+        ({"warmup": 0.9, "decay": 0.2}, "warmup 0.9 and decay 0.2 are more than all the steps"),
         ({"batch_size": 6, "accumulate": 4}, "cannot be cut into 4 equal parts"),
         ({"seq_len": 513}, "seq_len 513 is over the preset's context of 512"),
     ],
@@ -584,6 +631,11 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**change)
+
+
+def test_settings_at_their_ends_are_taken():
+    TrainConfig(warmup=0.3, decay=0.7, clip=math.inf, log_every=1)
+    TrainConfig(warmup=0.9, schedule="cosine")  # which has no decay
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
@@ -600,6 +652,17 @@ def test_a_log_cut_short_is_read_up_to_there(tmp_path):
     assert read_log(file) == [{"step": 1, "loss": 2.0}]
     train.Log(file, after=1)
     assert file.read_text() == '{"step": 1, "loss": 2.0}\n'
+    file.write_text('{"step": 1}\n{"step": 2}')  # whole, but for the end of its line
+    assert read_log(file) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "lo', "", "\0\0"])
+def test_any_other_unreadable_line_of_a_log_is_named(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    for rest in ('{"step": 3}\n', '{"step": 3}', ""):
+        file.write_text(f'{{"step": 1}}\n{line}\n{rest}')
+        with pytest.raises(ValueError, match=r"metrics.jsonl: line 2 is not JSON .*: delete that"):
+            read_log(file)
 
 
 def test_a_full_disk_on_resume_leaves_the_log(two, monkeypatch):
