@@ -400,8 +400,10 @@ class Broken(Bytes):
 
 
 def test_the_same_texts_are_tokenised_once(tmp_path):
-    first = tokenise(SMALL, Bytes(), tmp_path)
-    again = tokenise(SMALL, Broken(), tmp_path)
+    new = tmp_path / "not" / "there"
+    first = tokenise(SMALL, Bytes(), new)
+    again = tokenise(SMALL, Broken(), new)
+    tokenise(SMALL._replace(train=["other"]), Bytes(), new)  # a folder that is there by now
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a, b) and not b.flags.writeable
 
@@ -796,6 +798,8 @@ def test_a_folder_of_mixed_files_is_not_streamed(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     refuses(ValueError, "only .jsonl or only .parquet", open_stream, tmp_path)
     write_jsonl(tmp_path / "b.jsonl", ["a"])
+    refuses(ValueError, "only .jsonl or only .parquet", open_stream, tmp_path)
+    (tmp_path / "a.txt").rename(tmp_path / "c.parquet")  # both of them could be, but not at once
     refuses(ValueError, "only .jsonl or only .parquet", open_stream, tmp_path)
 
 

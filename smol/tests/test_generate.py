@@ -761,3 +761,26 @@ def test_a_model_without_a_tokenizer_is_named(monkeypatch, capsys, ours, tmp_pat
     save_pretrained(ours, tmp_path)
     assert run(monkeypatch, "x", "--model", str(tmp_path)) == 1
     assert "tokenizer.json is missing" in capsys.readouterr().err
+
+
+def test_the_command_prepares_for_a_cpu_and_slides_if_told(monkeypatch, capsys):
+    prepared, wanted = [], []
+    module = sys.modules["smol.generate"]
+    prepare, flow = module.prepare_for_decoding, module.stream
+
+    def watched(model, tokenizer, prompt, new, **settings):
+        wanted.append((new, settings["slide"]))
+        return flow(model, tokenizer, prompt, min(new, 2), **settings)
+
+    monkeypatch.setattr(module, "prepare_for_decoding", lambda m: prepared.append(prepare(m)))
+    monkeypatch.setattr(module, "stream", watched)
+    long = "mouse " * 250  # 250 of 512 tokens and some: fewer than 200 or 512 - 250 are left
+    for extra in ([], ["--slide"], ["--max-new-tokens", "300", "--slide"]):
+        assert run(monkeypatch, long, "--device", "cpu", "--temperature", "0", *extra) == 0
+    assert len(prepared) == 3 and [slide for _, slide in wanted] == [False, True, True]
+    assert wanted[2][0] == 300
+    longer = "mouse " * 400  # about a hundred are left without sliding, 200 with it
+    for extra in ([], ["--slide"]):
+        assert run(monkeypatch, longer, "--device", "cpu", "--temperature", "0", *extra) == 0
+    assert wanted[3][0] < 200 == wanted[4][0]
+    capsys.readouterr()

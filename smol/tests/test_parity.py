@@ -3,7 +3,10 @@
 import functools
 import inspect
 import math
+import re
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
@@ -466,3 +469,15 @@ def test_a_random_model_fails_every_row():
     torch.manual_seed(0)
     model = smol.model.SmolLM2(tiny_config(vocab_size=V))
     assert not any(agrees for *_, agrees in check_published(model))
+
+
+def test_notebook_1_prints_the_published_numbers():
+    """Its table and the constants were typed in twice: a slip in one would show."""
+    notebook = Path(smol.model.__file__).parents[1] / "notebooks" / "01_inspect.ipynb"
+    page = "".join(c.source for c in nbformat.read(notebook, as_version=4).cells)
+    (_, story), (_, capital) = PUBLISHED_NUMBERS
+    names = {346: "you", 260: "the", 253: "a", 655: "time", 7042: "Paris", 3807: "located"}
+    for token, logit in [p for row in (*story.values(), *capital.values()) for p in row.items()]:
+        shown = map(float, re.findall(rf"·{names[token]} (\d+\.\d{{3}})", page))
+        assert any(abs(number - logit) < 6e-4 for number in shown), (names[token], logit)
+    assert f"is {PUBLISHED_PERPLEXITY:.4f}" in page

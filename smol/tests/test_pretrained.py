@@ -504,3 +504,34 @@ def test_a_dtype_that_is_no_float_is_refused(saved, dtype):
 def test_a_device_that_is_not_here_is_refused(saved, device):
     with pytest.raises(ValueError, match=r"^device .* is not to be had here: take 'cpu'$"):
         load_pretrained(saved, device=device)
+
+
+def test_what_the_siblings_configs_say():
+    """From their config.json (huggingface.co): a slip here would count them wrong."""
+    small, medium, large = (published.config for published in pretrained.PUBLISHED.values())
+    for config, shape in (
+        (small, (576, 1536, 30, 9, 3, 100_000, 1 / 24)),
+        (medium, (960, 2560, 32, 15, 5, 100_000, 0.02)),
+        (large, (2048, 8192, 24, 32, 32, 130_000, 0.02)),
+    ):
+        names = (
+            "hidden_size intermediate_size num_hidden_layers num_attention_heads "
+            "num_key_value_heads rope_theta initializer_range"
+        )
+        assert tuple(getattr(config, name) for name in names.split()) == pytest.approx(shape)
+
+
+def test_where_the_hub_is_away_only_the_cache_is_asked(monkeypatch, tmp_path):
+    asked = []
+
+    class Api:
+        def model_info(self, *args, **kwargs):
+            raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **more: asked.append(more) or tmp_path
+    )
+    monkeypatch.delenv("SMOL_OFFLINE")
+    assert pretrained.fetch("owner/name") == tmp_path
+    assert [more["local_files_only"] for more in asked] == [True]

@@ -17,8 +17,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smol import SmolLM2, load_pretrained, stories, train
+from smol import BPETokenizer, SmolLM2, generate, load_pretrained, stories, train
 from smol.data import load_corpus
+from smol.generate import SHIPPED
 from smol.lesson import SMALL
 from smol.pretrained import from_reference
 from smol.tests.reference import tiny_reference
@@ -677,3 +678,88 @@ def test_a_full_disk_on_resume_leaves_the_log(two, monkeypatch):
     with pytest.raises(OSError, match="what stood there still stands"):
         train.Log(file, after=9)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_presets_are_smollm2_scaled_down(name):
+    config = train.PRESETS[name].config
+    assert config.num_attention_heads == 3 * config.num_key_value_heads
+    assert config.intermediate_size == config.hidden_size * 8 // 3
+    assert config.initializer_range == config.hidden_size**-0.5
+    assert config.tie_word_embeddings and config.rope_theta == 10_000
+
+
+def test_one_window_held_out_is_enough(text):
+    """And one token less is too few."""
+    config = settings(text, seq_len=32)
+    corpus, tokenizer = load_corpus(config.data), BPETokenizer.load(SHIPPED)
+    ids = tokenizer.encode(corpus.validation[0])[:32]
+    for count, ok in ((32, True), (31, False)):
+        few = corpus._replace(name="few", validation=[tokenizer.decode(ids[:count])])
+        if ok:
+            assert len(validation_of(few, tokenizer, config).batches) == 1
+        else:
+            with pytest.raises(ValueError, match="held-out tokens are too few for a window of 32"):
+                validation_of(few, tokenizer, config)
+
+
+def test_a_sample_is_drawn_at_temperature_08():
+    model, tokenizer = load_pretrained(SHIPPED), BPETokenizer.load(SHIPPED)
+    drawn = torch.Generator().manual_seed(3)
+    ids = generate(
+        model,
+        torch.tensor([[0]]),
+        40,
+        temperature=0.8,
+        stop_ids=[0],
+        generator=drawn,
+    )
+    want = tokenizer.decode(ids[0, 1:].tolist(), skip_special_tokens=True)
+    assert train.sample(model, tokenizer, 40, seed=3) == want
+
+
+def test_the_135m_takes_smollm2s_tokenizer(monkeypatch):
+    asked = []
+    monkeypatch.setattr(BPETokenizer, "load", lambda name: asked.append(str(name)) or "it")
+    for named in (None, "here"):
+        config = TrainConfig(preset="135m", tokenizer=named)
+        assert train.tokenizer_of(load_corpus("stories"), config) == "it"
+    assert asked == ["HuggingFaceTB/SmolLM2-135M-Instruct", "here"]
+
+
+def test_what_a_torn_save_left_is_not_in_the_checkpoint(text, tmp_path):
+    """A kill in mid-save leaves a .part folder; the next save of that step begins anew."""
+    left = tmp_path / ".step-000002.part"
+    left.mkdir()
+    (left / "rubbish").write_text("from before")
+    train.train(settings(text, steps=2, save_every=2), tmp_path)
+    assert "rubbish" not in {file.name for file in (tmp_path / "step-000002").iterdir()}
+
+
+def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path):
+    got = []
+    monkeypatch.setattr(train, "train", lambda *args: got.append(args))
+    flags = {
+        **{"steps": 7, "batch-size": 4, "seq-len": 32, "accumulate": 2, "learning-rate": 0.5},
+        **{"seed": 3, "log-every": 2, "eval-every": 3, "save-every": 4, "keep": 5},
+        **{"tokenizer": "T", "optimizer": "adamw", "schedule": "cosine", "device": "cpu"},
+        **{"dtype": "bfloat16", "preset": "small", "data": "D"},
+    }
+    line = ["train", "--out", str(tmp_path), "--resume", "--compile", "--fsdp"]
+    line += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", line)
+    assert train.main() == 0
+    config, out, resume = got[0]
+    assert out == tmp_path and resume is True and config.compile and config.fsdp
+    for name, value in flags.items():
+        assert getattr(config, name.replace("-", "_")) == value
+    monkeypatch.setattr(sys, "argv", ["train", "--preset", "small", "--out", str(tmp_path)])
+    assert train.main() == 0
+    assert got[1][0] == TrainConfig("small", batch_size=16, learning_rate=3e-3)
+
+
+def test_the_bar_says_how_it_goes(text, tmp_path, capsys):
+    train.train(settings(text, steps=2, eval_every=2, log_every=1), tmp_path)
+    said = capsys.readouterr().err
+    row = read_log(tmp_path / "metrics.jsonl")[-1]
+    assert f"step 2, held out {row['val_loss']:.3f}: " in said and "loss=" in said
