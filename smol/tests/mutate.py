@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -159,7 +158,6 @@ def in_fork(work, seconds: float, log: str = os.devnull) -> int | None:
     """The status `work` returns in a fork of this process; None where it took too long."""
     child = os.fork()
     if child == 0:
-        os.setsid()  # so that what it starts ends with it
         said = os.open(log, os.O_WRONLY | os.O_CREAT)
         os.dup2(said, 1), os.dup2(said, 2)
         try:
@@ -172,7 +170,10 @@ def in_fork(work, seconds: float, log: str = os.devnull) -> int | None:
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
+    import psutil
+
+    for process in [*psutil.Process(child).children(recursive=True), psutil.Process(child)]:
+        process.kill()  # torchrun's workers are no longer of the child's group
     os.waitpid(child, 0)
     return None
 

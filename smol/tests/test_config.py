@@ -203,3 +203,15 @@ def test_what_a_parameter_count_cannot_see_is_as_published():
         for name, (c, *_) in PUBLISHED.items()
     }
     assert heads == {"135M": (9, 3, 1e5), "360M": (15, 5, 1e5), "1.7B": (32, 32, 1.3e5)}
+
+
+def test_the_defaults_are_smollm2_135m():
+    """The numbers of its config.json on the hub, typed in once more."""
+    assert dataclasses.asdict(SmolLM2Config()) == {
+        **{"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536},
+        **{"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
+        **{"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100_000.0},
+        **{"initializer_range": pytest.approx(0.041666666666666664)},
+        **{"tie_word_embeddings": True},
+        **{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None},
+    }
