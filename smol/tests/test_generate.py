@@ -683,15 +683,19 @@ def test_the_command_writes_a_story_and_warns_of_nothing():
 
 
 def test_a_seed_repeats_samples_differ_and_stops_are_heeded(monkeypatch, capsys):
-    common = ("The", "--max-new-tokens", "25", "--device", "cpu", "--stop", "\n")
+    long = ("The", "--max-new-tokens", "60", "--device", "cpu")  # titles alone may well be equal
     texts = []
     for extra in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"], [], []):
-        assert run(monkeypatch, *common, *extra) == 0
+        assert run(monkeypatch, *long, *extra) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] and len(set(texts)) == 4
+    common = ("The", "--max-new-tokens", "25", "--device", "cpu", "--stop", "\n")
+    assert run(monkeypatch, *common, "--seed", "1") == 0
+    first = capsys.readouterr().out
+    assert texts[0].startswith(first) and first.count("\n") == 1
     assert run(monkeypatch, *common, "--seed", "1", "--samples", "3") == 0
     lines = capsys.readouterr().out.splitlines(keepends=True)
-    assert len(lines) == 3 and lines[0] == texts[0] and lines[1] != lines[2]
+    assert len(lines) == 3 and lines[0] == first and lines[1] != lines[2]
 
 
 def test_the_shipped_model_by_name_is_the_default(monkeypatch, capsys):
