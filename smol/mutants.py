@@ -520,9 +520,8 @@ def plant_unknown(model: SmolLM2, seed: int) -> Mutant:
     Only bugs of a block's `forward`, which can be found by asking the module that the ladder
     names. They are shuffled: neighbours in a room have different ones.
     """
-    in_a_block = ("self_attn", "input_layernorm", "mlp", "*")
-    names = [n for n in sorted(MUTANTS) if MUTANTS[n].where.split(".")[-1] in in_a_block]
-    names = [n for n in names if "*" in MUTANTS[n].where and not MUTANTS[n].action]
+    places = (ATTENTION, BLOCK, NORM, MLP)
+    names = sorted(n for n, m in MUTANTS.items() if m.where in places and not m.action)
     random.Random(14).shuffle(names)
     mutant = MUTANTS[names[seed % len(names)]]
     mutant(model, random.Random(seed).randrange(len(model.layers)))

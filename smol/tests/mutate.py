@@ -257,9 +257,12 @@ def main() -> int:
                 tqdm.write(f"{edit.file}:{edit.line} ({edit.kind})\n- {old}\n+ {edit.new}")
     print(dict(verdicts))
     if args.json:
+        from smol.bench import machine
+
         result = {
             "command": f"python -m smol.tests.mutate --edits {args.edits} --seed {args.seed}",
             "date": str(date.today()),
+            "machine": machine(),
             **{"of": len(every), "verdicts": dict(verdicts), "missed": missed},
         }
         args.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
