@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
 from smol.config import SmolLM2Config
 from smol.model import SmolLM2
@@ -140,9 +141,23 @@ def load_pretrained(
             f"{directory} does not fit its config.json: {config.num_hidden_layers} layers, and "
             f"{len(tensors)} tensors in all"
         )
-    with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
-        model = SmolLM2(config)
-    return _fill(model, tensors, directory).eval()
+    return _fill(skeleton(config), tensors, directory).eval()
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves torch.nn.init out. On the meta device its normal_ writes nothing, and yet imports the
+    whole compiler first: two seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def skeleton(config: SmolLM2Config) -> SmolLM2:
+    """The model on the meta device: every shape, no memory, and no random number drawn."""
+    with torch.device("meta"), _NoInit():
+        return SmolLM2(config)
 
 
 def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
@@ -212,10 +227,8 @@ def load_reference(
 def from_reference(reference: torch.nn.Module) -> SmolLM2:
     """A SmolLM2 with a copy of a Hugging Face model's config and weights, in its dtype."""
     config = SmolLM2Config.from_dict(reference.config.to_dict())
-    with torch.device("meta"):
-        model = SmolLM2(config)
     tensors = {key: tensor.clone() for key, tensor in reference.state_dict().items()}
-    return _fill(model, tensors, "the reference").eval()
+    return _fill(skeleton(config), tensors, "the reference").eval()
 
 
 def _file_key(key: str) -> str:

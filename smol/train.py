@@ -61,7 +61,13 @@ from smol.data import (
 )
 from smol.generate import generate
 from smol.model import SmolLM2
-from smol.pretrained import load_pretrained, on_disk, save_pretrained, written_beside
+from smol.pretrained import (
+    load_pretrained,
+    on_disk,
+    save_pretrained,
+    skeleton,
+    written_beside,
+)
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
 
 
@@ -379,6 +385,7 @@ def validation_of(corpus: Corpus, tokenizer: BPETokenizer, config: TrainConfig) 
 
         longest = PRESETS[config.preset].config.max_position_embeddings
         rows = [[end, *tokenizer.encode(s, special=False), end] for s in corpus.validation]
+        rows.sort(key=len)  # rows of a batch are alike, and little of it is padding
         if too_long := sum(len(row) > longest + 1 for row in rows):
             raise ValueError(f"{too_long} stories are longer than the context of {longest}")
         batches = [padded(rows[i : i + B], pad_id=end) for i in range(0, len(rows), B)]
@@ -634,8 +641,7 @@ def _train(
         plain = model
         if sharded:
             weights = get_model_state_dict(model, options=whole)
-            with torch.device("meta"):
-                plain = SmolLM2(model.config)
+            plain = skeleton(model.config)
             if first:
                 plain.load_state_dict(weights, assign=True)
                 plain.tie_weights()

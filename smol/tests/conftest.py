@@ -1,16 +1,17 @@
-"""One tiny pair of models for the tests that only read it, and one thread for tiny models."""
+"""One tiny pair of models for the tests that only read it, and one thread for tiny models.
+
+What takes seconds to import is imported in the fixtures: pytest reads this file in the process
+that starts the others too, and they wait for it.
+"""
 
 import pytest
-import torch
-
-from smol import SmolLM2
-from smol.pretrained import from_reference
-from smol.tests.reference import tiny_reference
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Threads that wait for each other take minutes for this on a machine that is busy."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -18,10 +19,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def reference() -> torch.nn.Module:
+def reference():
+    from smol.tests.reference import tiny_reference
+
     return tiny_reference()
 
 
 @pytest.fixture(scope="session")
-def ours(reference) -> SmolLM2:
+def ours(reference):
+    from smol.pretrained import from_reference
+
     return from_reference(reference)

@@ -253,7 +253,7 @@ def test_drawn_tokens_follow_the_distribution(reference, ids, name):
     """20,000 tokens against the distribution that transformers' processors leave."""
     model = from_reference(reference)
     model.norm.weight.data.mul_(8)  # logits of a standard deviation of about 2.4
-    ids, settings = ids[:1], {"temperature": 1.0, **COMBINATIONS[name]}
+    ids, settings = ids[:1, 5:], {"temperature": 1.0, **COMBINATIONS[name]}
     generator = torch.Generator().manual_seed(1)
     drawn = generate(model, ids, 1, num_return_sequences=20_000, generator=generator, **settings)
     counts = torch.bincount(drawn[:, -1], minlength=model.config.vocab_size).float()

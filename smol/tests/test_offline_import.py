@@ -35,3 +35,21 @@ def test_import_brings_torch(imported):
 @pytest.mark.parametrize("name", HEAVY)
 def test_import_brings_nothing_heavier(imported, name):
     assert name not in imported
+
+
+def test_loading_brings_no_compiler():
+    """Two seconds of every start: an initialisation on the meta device would import it."""
+    root = str(Path(__file__).parents[2])
+    code = (
+        "import sys, smol; model = smol.load_pretrained('assets/smol-stories'); "
+        "print(next(model.parameters()).device, 'torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == "cpu False\n"
