@@ -19,6 +19,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+# These take the longest after the notebooks: begun last, one process would wait for the other.
+FIRST = ("test_train.py", "test_hub.py", "test_generate.py", "test_bench.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", item.path.name not in FIRST))
+
+
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # a notebook
         collector.skip_compare += ("stderr",)
