@@ -1,4 +1,4 @@
-"""Side by side with the libraries: `python -m smol.bench [decode|train|…|all] [--json FILE]`.
+"""Side by side with the libraries: `python -m smol.bench [decode|train|…|all] [--json PATH]`.
 
 One process, the contestants in turn, round after round, so that what else the machine does hits
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
@@ -669,23 +669,34 @@ def machine() -> dict[str, str | int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=["all"], help=", ".join([*BENCHES, "all"]))
-    parser.add_argument("--json", type=Path, help="write command, date, machine and figures here")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write command, date, machine and figures into this FILE.json; or into this folder, "
+        "a file for each, as soon as it is measured",
+    )
     args = parser.parse_args()
     names = list(BENCHES) if "all" in args.names else args.names
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHES)}, all")
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    figures = {}
+    command = f"python -m smol.bench {' '.join(args.names)}"
+
+    def write(file: Path, figures: dict) -> None:
+        result = {"command": command, "date": str(date.today()), "machine": about, **figures}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(file.parent, file.name) as (part,):
+            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    figures, one_file = {}, args.json and args.json.suffix == ".json"
     for name in names:
         print(f"\n== {name}")
         figures[name] = BENCHES[name]()
-    if args.json:
-        command = f"python -m smol.bench {' '.join(args.names)}"
-        result = {"command": command, "date": str(date.today()), "machine": about, **figures}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(args.json.parent, args.json.name) as (part,):
-            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if args.json and not one_file:
+            write(args.json / f"{name}.json", {name: figures[name]})
+    if one_file:
+        write(args.json, figures)
     return 0
 
 

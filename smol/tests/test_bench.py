@@ -59,6 +59,20 @@ def test_the_tokenizer_benchmark(capsys, monkeypatch, tmp_path, few_stories):
     assert "times what ours takes for all of them" in capsys.readouterr().out
 
 
+def test_a_folder_gets_a_file_for_each_as_soon_as_it_is_measured(monkeypatch, tmp_path):
+    def broken():
+        raise AssertionError("not the same ids")
+
+    monkeypatch.setattr(bench, "BENCHES", {"one": lambda: [1], "two": lambda: 2, "three": broken})
+    monkeypatch.setattr(sys, "argv", ["bench", "all", "--json", str(tmp_path / "new")])
+    with pytest.raises(AssertionError, match="not the same ids"):
+        bench.main()
+    files = {file.name: json.loads(file.read_text()) for file in (tmp_path / "new").iterdir()}
+    assert set(files) == {"one.json", "two.json"}
+    assert files["one.json"]["one"] == [1] and "two" not in files["one.json"]
+    assert files["two.json"]["command"] == "python -m smol.bench all"
+
+
 def test_unequal_results_are_not_timed(monkeypatch, few_stories):
     """A library trained on other texts stands for a tokenizer that is not ours."""
     other = bench.library_tokenizer(["another text altogether"], 300)
@@ -235,9 +249,12 @@ def test_a_decode_faster_than_memory_is_refused(monkeypatch, uncompiled):
 def test_the_readme_says_how_fast_it_writes():
     """And the targets hold: decode 1.2 times as fast, prefill as fast, memory within 1 %."""
     root = Path(bench.__file__).parents[1]
-    result = json.loads((root / "assets/results/decode.json").read_text(encoding="utf-8"))
+    result, prefill = (
+        json.loads((root / f"assets/results/{name}.json").read_text(encoding="utf-8"))
+        for name in ("decode", "prefill")
+    )
     decode = {row["name"]: row for row in result["decode"]["writers"]}
-    prefill = {row["name"]: row for row in result["prefill"]["writers"]}
+    prefill = {row["name"]: row for row in prefill["prefill"]["writers"]}
     near, far = (
         statistics.median(result["decode"]["seconds_by_position"][n]) for n in ("64", "1024")
     )
@@ -267,7 +284,7 @@ def test_the_readme_shows_what_was_measured():
     assert f"![{alt}](assets/results.png)" in readme
     stored = {
         name: json.loads((root / f"assets/results/{name}.json").read_text(encoding="utf-8"))
-        for name in ("parity", "decode", "notebooks")
+        for name in ("parity", "decode", "prefill", "notebooks")
     }
     caught, bugs = stored["parity"]["parity"]["caught"], stored["parity"]["parity"]["bugs"]
     assert f"{caught['ladder']} of {bugs} caught" in readme and caught["ladder"] == bugs
@@ -276,7 +293,7 @@ def test_the_readme_shows_what_was_measured():
     )
     assert others in readme
     speed = {r["name"]: r["speedup"] for r in stored["decode"]["decode"]["writers"]}
-    prefill = {r["name"]: r["speedup"] for r in stored["decode"]["prefill"]["writers"]}
+    prefill = {r["name"]: r["speedup"] for r in stored["prefill"]["prefill"]["writers"]}
     assert (
         f"decode {speed['ours']:.2f} × as it is, {speed['ours, prepared']:.2f} × prepared for it; "
         f"prefill {prefill['ours']:.2f} ×" in readme
