@@ -622,11 +622,12 @@ def parity() -> dict:
 
     root, space, seconds = Path(__file__).resolve().parent.parent, {}, time.perf_counter()
     notebook = nbformat.read(root / "notebooks/03_parity.ipynb", as_version=4)
-    for cell in (c for c in notebook.cells if c.cell_type == "code"):
-        with contextlib.redirect_stdout(io.StringIO()):
+    # The cells switch gradients off; the next benchmark needs them as they were.
+    with contextlib.redirect_stdout(io.StringIO()), torch.enable_grad():
+        for cell in (c for c in notebook.cells if c.cell_type == "code"):
             exec(cell.source, space)
-        if "caught" in space:
-            break
+            if "caught" in space:
+                break
     caught, report = space["caught"], space["report"]
     totals = {name: sum(row[name] for row in caught.values()) for name in caught["no_mask"]}
     print(report)
@@ -638,13 +639,13 @@ def parity() -> dict:
 
 
 BENCHES = {
+    "notebooks": notebooks,  # first: what is measured next may be what their outputs show
     "parity": parity,
     "decode": decode,
     "prefill": prefill,
     "roofline": roofline,
     "train": train,
     "tokenizer": tokenizer,
-    "notebooks": notebooks,
 }
 
 

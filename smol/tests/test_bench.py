@@ -85,7 +85,7 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
         bench.main()
-    names = "parity, decode, prefill, roofline, train, tokenizer, notebooks, all"
+    names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, all"
     assert f"no benchmark quantum: choose from {names}" in capsys.readouterr().err
 
 
@@ -306,6 +306,7 @@ def test_the_readme_shows_what_was_measured():
 def test_parity_runs_the_notebooks_own_cells(monkeypatch, tmp_path):
     """Up to the bug table and no further; a model that differs is refused."""
     source = (
+        "import torch\ntorch.set_grad_enabled(False)\n"
         "class R:\n    ok, rungs, first = {ok}, [], 'norm'\nreport = R()\n"
         "caught = {{'no_mask': {{'shapes': False, 'ladder': True}}}}"
     )
@@ -321,3 +322,4 @@ def test_parity_runs_the_notebooks_own_cells(monkeypatch, tmp_path):
         else:
             with pytest.raises(AssertionError, match="not the same model: norm"):
                 bench.parity()
+        assert torch.is_grad_enabled()
