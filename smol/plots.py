@@ -888,7 +888,7 @@ def token_times(lines: dict[str, tuple[list[int], list[float]]]):
     fig, ax = _figure(6.4, 2.7)
     for color, (name, (x, seconds)) in zip((RED, BLUE), lines.items(), strict=False):
         ax.plot(x, [1000 * s for s in seconds], color=color, label=name, lw=1.4)
-    ax.set(xlabel="tokens before it", ylabel="ms a token", ylim=(0, None))
+    ax.set(xlabel="tokens before it", ylabel="ms per token", ylim=(0, None))
     ax.grid(axis="y")
     ax.legend()
     return fig, f"time of one more token against those before it: {', '.join(lines)}"
@@ -903,7 +903,7 @@ def by_batch(seconds: dict[int, float]):
     turns = [B * times[0] for B in seconds]
     ax.bar(names, turns, color="#dddddd", width=0.7, label="one after another (computed)")
     ax.bar(names, times, color=BLUE, width=0.45, label="together (measured)")
-    ax.set(xlabel="conversations in the batch", ylabel="ms a step")
+    ax.set(xlabel="conversations in the batch", ylabel="ms per step")
     ax.legend()
     return fig, f"time of a decode step for {', '.join(names)} conversations at once"
 
