@@ -61,13 +61,7 @@ from smol.data import (
 )
 from smol.generate import generate
 from smol.model import SmolLM2
-from smol.pretrained import (
-    load_pretrained,
-    on_disk,
-    save_pretrained,
-    skeleton,
-    written_beside,
-)
+from smol.pretrained import load_pretrained, on_disk, save_pretrained, skeleton, written_beside
 from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
 
 
