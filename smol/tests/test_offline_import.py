@@ -8,23 +8,29 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ["transformers", "datasets", "matplotlib", "huggingface_hub", "pandas", "IPython"]
+
+
+def said_by(code: str) -> str:
+    """What a process of its own prints, in the folder of the series."""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout
 
 
 @pytest.fixture(scope="module")
 def imported() -> set[str]:
     """The top-level modules that a bare `import smol` brings in."""
-    code = "import json, sys, smol; print(json.dumps([smol.__file__, *sys.modules]))"
-    root = str(Path(__file__).parents[2])
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    file, *modules = json.loads(run.stdout)
-    assert file == str(Path(root, "smol", "__init__.py"))  # PyPI has another smol
+    said = said_by("import json, sys, smol; print(json.dumps([smol.__file__, *sys.modules]))")
+    file, *modules = json.loads(said)
+    assert file == str(ROOT / "smol" / "__init__.py")  # PyPI has another smol
     return {name.partition(".")[0] for name in modules}
 
 
@@ -39,17 +45,8 @@ def test_import_brings_nothing_heavier(imported, name):
 
 def test_loading_brings_no_compiler():
     """Two seconds of every start: an initialisation on the meta device would import it."""
-    root = str(Path(__file__).parents[2])
     code = (
         "import sys, smol; model = smol.load_pretrained('assets/smol-stories'); "
         "print(next(model.parameters()).device, 'torch._dynamo' in sys.modules)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == "cpu False\n"
+    assert said_by(code) == "cpu False\n"

@@ -257,11 +257,11 @@ def test_special_tokens_come_first():
 
 
 def test_pieces_of_every_character_are_the_librarys():
-    """All characters of planes 0 and 1, a sample of the rest, beside letters and digits."""
+    """All characters of the planes in use, a sample of the rest, beside letters and digits."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     digits = pre_tokenizers.Digits(individual_digits=True)
     both = pre_tokenizers.Sequence([digits, byte_level])
-    codes = [*range(0x20000), *range(0x20000, 0x40000, 7), *range(0x40000, 0x110000, 101)]
+    codes = [*range(0x40000), *range(0x40000, 0x110000, 101)]
     characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     for start in range(0, len(characters), 5000):
         text = "".join(f"a{c}1{c}'s  {c}" for c in characters[start : start + 5000])
@@ -271,6 +271,8 @@ def test_pieces_of_every_character_are_the_librarys():
         ):
             theirs = [span for _, span in rust.pre_tokenize_str(text)]
             assert [match.span() for match in regex.finditer(pattern, text)] == theirs
+            if start > 0x20000:
+                break  # the one pattern that SmolLM2 has is enough there
 
 
 def random_strings(count: int, seed: int):
