@@ -1,6 +1,10 @@
-"""SmolLM2, taken apart and rebuilt: the package behind the notebooks."""
+"""SmolLM2, taken apart and rebuilt: the package behind the notebooks.
 
-import warnings
+The story in its order: config, model, tokenizer, pretrained (weights in and out), data, train,
+generate, count. Below it: device (where, and in which precision) and files (whole or not there).
+In rooms of their own: stories (the corpus and its grammar), parity (the proof), lesson (what only
+notebooks use), bench and doctor, tests.
+"""
 
 try:
     from smol.generate import generate
@@ -24,6 +28,3 @@ __all__ = [
     "load_pretrained",
     "save_pretrained",
 ]
-
-# `python -m smol.generate` imports this package first, and with it smol.generate: as it should.
-warnings.filterwarnings("ignore", "'smol.generate' found in sys.modules", RuntimeWarning)

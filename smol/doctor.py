@@ -92,7 +92,7 @@ def gpu() -> Finding:
     """Which device the commands would take and in what precision. None is needed."""
     import torch
 
-    from smol.train import choose_device, choose_precision
+    from smol.device import choose_device, choose_precision
 
     device = choose_device()
     if device.type != "cuda":

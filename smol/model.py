@@ -10,7 +10,7 @@ Shape legend, used in every comment of the package:
     S  keys seen      K  num_key_value_heads   V   vocab_size
 
 Module names are Hugging Face's without the leading "model.", so a checkpoint's keys are a map of
-this file. The arithmetic is theirs too, cast by cast: see smol/parity.py for the proof.
+this file. The arithmetic is theirs too, cast by cast: see smol/parity for the proof.
 """
 
 import torch
@@ -69,8 +69,7 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     """
     T, S, group = q.size(2), k.size(2), q.size(1) // k.size(1)
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    if mask is None:
-        mask = causal_mask(T, S, q.device)
+    mask = causal_mask(T, S, q.device) if mask is None else mask
     scores = q @ k.transpose(2, 3) * q.size(-1) ** -0.5  # (B, H, T, S)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32)
     return weights.to(q.dtype) @ v
@@ -87,10 +86,25 @@ def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
+class LayerCache:
+    """One layer's part of a `KVCache`: its keys and values, of which `start` tokens are filled."""
+
+    def __init__(self, k: Tensor, v: Tensor, start: int):
+        self.k, self.v, self.start = k, v, start  # (B, K, max_length, hd)
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores new k and v (B, K, T, hd) and returns all so far, (B, K, S, hd)."""
+        start, end = self.start, self.start + k.size(2)
+        self.k[:, :, start:end] = k.detach()
+        self.v[:, :, start:end] = v.detach()
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
 class KVCache:
     """The keys and values of the tokens seen so far, for inference: no gradient goes through.
 
-    Memory for `max_length` tokens is taken at once; `length` says how many are filled.
+    Memory for `max_length` tokens is taken at once; `length` says how many are filled. A layer
+    is handed its own part, `cache[i]`, so that it need not know its number.
     """
 
     def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
@@ -99,16 +113,11 @@ class KVCache:
             size = f"{batch_size} × {max_length} tokens"
             raise ValueError(f"no cache of {size}: a row holds 1 to {longest}, a batch 1 or more")
         shape = (layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.max_length, self.length = max_length, 0
 
-    def update(self, layer_idx: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one layer's new k and v (B, K, T, hd) and returns all so far, (B, K, S, hd)."""
-        start, end = self.length, self.length + k.size(2)
-        self.k[layer_idx, :, :, start:end] = k.detach()
-        self.v[layer_idx, :, :, start:end] = v.detach()
-        return self.k[layer_idx, :, :, :end], self.v[layer_idx, :, :, :end]
+    def __getitem__(self, layer: int) -> LayerCache:
+        return LayerCache(self.k[layer], self.v[layer], self.length)
 
     def reset(self) -> None:
         self.length = 0
@@ -119,9 +128,9 @@ class GroupedQueryAttention(nn.Module):
 
     attend = staticmethod(sdpa_attention)
 
-    def __init__(self, config: SmolLM2Config, layer_idx: int):
+    def __init__(self, config: SmolLM2Config):
         super().__init__()
-        D, self.head_dim, self.layer_idx = config.hidden_size, config.head_dim, layer_idx
+        D, self.head_dim = config.hidden_size, config.head_dim
         self.q_proj = nn.Linear(D, config.num_attention_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(D, config.num_key_value_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(D, config.num_key_value_heads * self.head_dim, bias=False)
@@ -134,7 +143,7 @@ class GroupedQueryAttention(nn.Module):
         v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, hd)
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         if cache is not None:
-            k, v = cache.update(self.layer_idx, k, v)  # (B, K, S, hd)
+            k, v = cache.update(k, v)  # (B, K, S, hd)
         y = self.attend(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
@@ -155,9 +164,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Two additions to the residual stream `x` (B, T, D), each reading a normalised copy of it."""
 
-    def __init__(self, config: SmolLM2Config, layer_idx: int):
+    def __init__(self, config: SmolLM2Config):
         super().__init__()
-        self.self_attn = GroupedQueryAttention(config, layer_idx)
+        self.self_attn = GroupedQueryAttention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -206,7 +215,7 @@ class SmolLM2(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie_weights()
@@ -214,26 +223,23 @@ class SmolLM2(nn.Module):
             if "norm" not in name:
                 nn.init.normal_(weight, std=config.initializer_range)
 
-    def forward(
-        self, input_ids: Tensor, cache: KVCache | None = None, head=True, positions=None, mask=None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, cache=None, head=True, positions=None, mask=None):
         """`input_ids` (B, T) int64 -> logits (B, T, V) in the model's dtype.
 
         With a cache the ids go on where it ends, and its `length` moves on by T. With head=False
         it gives what the head would read, (B, T, D): training cannot hold all the logits at once.
         Rows that begin with padding need `positions` (B, 1, T) and a `mask` (B, 1, T, S) of their
-        own: see smol/generate.py. Raises ValueError where the ids do not fit: see `start_of`.
+        own: `smol.generate.padded_layout`. ValueError where the ids do not fit: see `start_of`.
         """
         start = start_of(self, input_ids, cache)
         T, device, c = input_ids.size(1), input_ids.device, self.config
         x = self.embed_tokens(input_ids)  # (B, T, D)
-        if positions is None:
-            positions = torch.arange(start, start + T, device=device)
-        cos, sin = (t.to(x.dtype) for t in rope_cos_sin(positions, c.head_dim, c.rope_theta))
+        at = torch.arange(start, start + T, device=device) if positions is None else positions
+        cos, sin = (t.to(x.dtype) for t in rope_cos_sin(at, c.head_dim, c.rope_theta))
         if mask is None and start > 0 and T > 1:
             mask = causal_mask(T, start + T, device)
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask, cache)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, mask, None if cache is None else cache[i])
         if cache is not None:
             cache.length += T
         return self.lm_head(self.norm(x)) if head else self.norm(x)  # (B, T, V or D)

@@ -5,11 +5,8 @@ the file has one place in the model, every place gets one key, with the shape it
 (pytorch_model.bin) run code when they are opened, so they never are.
 """
 
-import errno
-import hashlib
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +16,12 @@ from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 from smol.config import SmolLM2Config
+from smol.files import check_hash, written_beside
 from smol.model import SmolLM2
 
 REPO_ID = "HuggingFaceTB/SmolLM2-135M"
+INSTRUCT = f"{REPO_ID}-Instruct"
+SHIPPED = Path(__file__).parents[1] / "assets" / "smol-stories"  # trained here, on the stories
 
 
 class Published(NamedTuple):
@@ -313,43 +313,3 @@ def _read_tensors(file: Path, dtype: torch.dtype, device) -> dict[str, torch.Ten
         raise ValueError(
             f"{file} is not a whole safetensors file ({error}): delete it and fetch it again"
         ) from error
-
-
-def check_hash(file: Path, expected: str) -> None:
-    """Raises ValueError where a file's sha256, in hexadecimal, is not the one expected."""
-    with file.open("rb") as f:
-        got = hashlib.file_digest(f, "sha256").hexdigest()
-    if got != expected:
-        raise ValueError(
-            f"{file} has sha256 {got[:16]}…, published is {expected[:16]}…: delete it and fetch "
-            "it again"
-        )
-
-
-def on_disk(*files: Path) -> None:
-    """Comes back when the files' bytes are on the disk, and not only on their way there."""
-    for file in files:
-        with file.open("rb+") as f:  # Windows refuses it for a file opened to read
-            os.fsync(f.fileno())
-
-
-@contextmanager
-def written_beside(directory: Path, *names: str):
-    """Yields a path beside each file; they take the files' places only if the block succeeds.
-
-    What was written is on the disk by then: a power cut leaves each file as it was, or whole.
-    """
-    files = [directory / f".{name}.{os.getpid()}.part" for name in names]
-    try:
-        yield files
-        on_disk(*files)
-        for file, name in zip(files, names, strict=True):
-            os.replace(file, directory / name)
-    except (OSError, SafetensorError) as error:  # the latter is how the Rust side says "disk full"
-        code = getattr(error, "errno", None) or errno.EIO
-        why = getattr(error, "strerror", None) or error
-        what = f"{directory} could not be written ({why}); what stood there still stands"
-        raise OSError(code, what) from error
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)

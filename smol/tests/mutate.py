@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Left out: figures and benchmarks, which are looked at, and the bugs that are planted on purpose.
-LEFT_OUT = {"__init__.py", "bench.py", "plots.py", "mutants.py"}
+# Left out, files and folders: figures and benchmarks, which are looked at, and the bugs that are
+# planted on purpose; and the tests.
+LEFT_OUT = {"bench", "figures", "mutants.py", "tests"}
+LEFT_OUT |= {".ipynb_checkpoints"}  # JupyterLab's copies
 # These execute notebooks, read sources or start the whole suite again.
 NOT_JUDGES = ("test_notebooks.py", "test_offline_import.py", "test_bench.py")
 SECONDS = 60
@@ -42,12 +44,18 @@ OPERATORS = {
 
 
 class Edit(NamedTuple):
-    file: str  # of smol/
+    file: str  # below smol/, such as model.py or lesson/code.py
     line: int
     start: int  # bytes of the file
     end: int
     new: str
     kind: str
+
+
+def files() -> list[str]:
+    """The files below smol/ that are edited."""
+    every = (path.relative_to(ROOT / "smol") for path in (ROOT / "smol").rglob("*.py"))
+    return sorted(path.as_posix() for path in every if not LEFT_OUT.intersection(path.parts))
 
 
 def edits(file: str, source: bytes) -> Iterator[Edit]:
@@ -183,13 +191,16 @@ def measured(tree: Path, judges: list[str]) -> tuple[dict, dict]:
     import coverage
 
     def work() -> int:
-        cover = coverage.Coverage(data_file=None, include=[f"{tree}/smol/*.py"], config_file=False)
+        cover = coverage.Coverage(data_file=None, source=[f"{tree}/smol"], config_file=False)
         watch = Watch(cover)
         cover.start()
         status = pytest_in(tree, judges, [watch])
         cover.stop()
         data = cover.get_data()
-        lines = {Path(name).name: data.contexts_by_lineno(name) for name in data.measured_files()}
+        lines = {
+            Path(name).relative_to(tree / "smol").as_posix(): data.contexts_by_lineno(name)
+            for name in data.measured_files()
+        }
         (tree / "measured.json").write_text(json.dumps([lines, watch.seconds]))
         return status
 
@@ -201,16 +212,22 @@ def measured(tree: Path, judges: list[str]) -> tuple[dict, dict]:
 
 
 def judges_of(edit: Edit, lines: dict, seconds: dict) -> list[str]:
-    """The tests that run the line, quickest first. A line that runs at import: its own file's."""
-    found = [t for t in lines.get(edit.file, {}).get(edit.line, []) if t in seconds]
-    return sorted(found, key=seconds.get) or [f"smol/tests/test_{edit.file}"]
+    """The tests that run the line, quickest first. A line that runs at import: those named after
+    its file or folder; where there are none, those that run another line of the file."""
+    run = lines.get(edit.file, {})
+    found = [t for t in run.get(edit.line, []) if t in seconds]
+    named = f"smol/tests/test_{edit.file.split('/')[0].removesuffix('.py')}.py"
+    if not found and (ROOT / named).exists():
+        return [named]
+    found = found or {t for tests in run.values() for t in tests if t in seconds}
+    return sorted(found, key=seconds.get)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--files", nargs="*", help="of smol/, such as model.py; all without it")
+    parser.add_argument("--files", nargs="*", help="such as model.py lesson/code.py; else all")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", SMOL_OFFLINE="1", HF_HUB_OFFLINE="1")
@@ -222,13 +239,12 @@ def main() -> int:
     from transformers import LlamaForCausalLM  # noqa: F401
 
     torch.set_num_threads(1)
-    files = sorted(p.name for p in (ROOT / "smol").glob("*.py") if p.name not in LEFT_OUT)
-    files = [f for f in files if not args.files or f in args.files]
-    every = [e for f in files for e in edits(f, (ROOT / "smol" / f).read_bytes())]
+    edited = [f for f in files() if not args.files or f in args.files]
+    every = [e for f in edited for e in edits(f, (ROOT / "smol" / f).read_bytes())]
     chosen = sorted(random.Random(args.seed).sample(every, min(args.edits, len(every))))
     verdicts, missed = Counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "copy"
+        tree = Path(folder).resolve() / "copy"
         tracked = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
         ).stdout
@@ -247,7 +263,7 @@ def main() -> int:
             source = path.read_bytes()
             path.write_bytes(source[: edit.start] + edit.new.encode() + source[edit.end :])
             judged = judges_of(edit, lines, seconds)
-            status = in_fork(lambda j=judged: pytest_in(tree, j), SECONDS)
+            status = in_fork(lambda j=judged: pytest_in(tree, j), SECONDS) if judged else 0
             path.write_bytes(source)
             verdict = {0: "missed", None: "caught: it hangs"}.get(status, "caught")
             verdicts[verdict] += 1
@@ -257,7 +273,7 @@ def main() -> int:
                 tqdm.write(f"{edit.file}:{edit.line} ({edit.kind})\n- {old}\n+ {edit.new}")
     print(dict(verdicts))
     if args.json:
-        from smol.bench import machine
+        from smol.bench.__main__ import machine
 
         result = {
             "command": f"python -m smol.tests.mutate --edits {args.edits} --seed {args.seed}",

@@ -10,15 +10,23 @@ import pytest
 import regex
 import torch
 
-from smol import SmolLM2Config, bench, plots
-from smol.bench import naive_merges, side_by_side, spread
+from smol import SmolLM2Config
+from smol.bench.__main__ import main
+from smol.bench.decode import decode, prefill, roofline, writers
+from smol.bench.series import parity
+from smol.bench.timing import side_by_side, spread
+from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
+from smol.bench.train import ladder, train
 from smol.count import cache_bytes, count_parameters, flops_per_token
 from smol.data import Corpus, load_corpus
-from smol.generate import fixed_step
-from smol.lesson import SMALL
+from smol.generate import fast
+from smol.lesson.exercise import SMALL
+from smol.lesson.figures.readme import results_from
 from smol.pretrained import from_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
 from smol.train import PRESETS
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_contestants_take_turns_and_the_first_round_does_not_count():
@@ -46,11 +54,11 @@ def few_stories(monkeypatch):
 
 
 def test_the_tokenizer_benchmark(capsys, monkeypatch, tmp_path, few_stories):
-    small = lambda: bench.tokenizer(rounds=1, vocab_size=300, naive_count=1)  # noqa: E731
-    monkeypatch.setattr(bench, "BENCHES", {"tokenizer": small})
+    small = lambda: tokenizer(rounds=1, vocab_size=300, naive_count=1)  # noqa: E731
+    monkeypatch.setattr("smol.bench.__main__.BENCHES", {"tokenizer": small})
     file = tmp_path / "new" / "result.json"
     monkeypatch.setattr(sys, "argv", ["bench", "tokenizer", "--json", str(file)])
-    assert bench.main() == 0
+    assert main() == 0
     result = json.loads(file.read_text(encoding="utf-8"))
     assert result["command"] == "python -m smol.bench tokenizer"
     works = [row["work"] for row in result["tokenizer"]]
@@ -63,10 +71,11 @@ def test_a_folder_gets_a_file_for_each_as_soon_as_it_is_measured(monkeypatch, tm
     def broken():
         raise AssertionError("not the same ids")
 
-    monkeypatch.setattr(bench, "BENCHES", {"one": lambda: [1], "two": lambda: 2, "three": broken})
+    benches = {"one": lambda: [1], "two": lambda: 2, "three": broken}
+    monkeypatch.setattr("smol.bench.__main__.BENCHES", benches)
     monkeypatch.setattr(sys, "argv", ["bench", "all", "--json", str(tmp_path / "new")])
     with pytest.raises(AssertionError, match="not the same ids"):
-        bench.main()
+        main()
     files = {file.name: json.loads(file.read_text()) for file in (tmp_path / "new").iterdir()}
     assert set(files) == {"one.json", "two.json"}
     assert files["one.json"]["one"] == [1] and "two" not in files["one.json"]
@@ -75,23 +84,22 @@ def test_a_folder_gets_a_file_for_each_as_soon_as_it_is_measured(monkeypatch, tm
 
 def test_unequal_results_are_not_timed(monkeypatch, few_stories):
     """A library trained on other texts stands for a tokenizer that is not ours."""
-    other = bench.library_tokenizer(["another text altogether"], 300)
-    monkeypatch.setattr(bench, "library_tokenizer", lambda texts, vocab_size: other)
+    other = library_tokenizer(["another text altogether"], 300)
+    monkeypatch.setattr("smol.bench.tokenizer.library_tokenizer", lambda texts, vocab_size: other)
     with pytest.raises(AssertionError, match="our merges are not the library's"):
-        bench.tokenizer(rounds=1, vocab_size=300, naive_count=1)
+        tokenizer(rounds=1, vocab_size=300, naive_count=1)
 
 
 def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
-        bench.main()
+        main()
     names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, all"
     assert f"no benchmark quantum: choose from {names}" in capsys.readouterr().err
 
 
-def test_the_readme_says_what_was_measured():
-    root = Path(bench.__file__).parents[1]
-    file = root / "assets" / "results" / "tokenizer.json"
+def test_the_claims_say_what_was_measured():
+    file = ROOT / "assets" / "results" / "tokenizer.json"
     *pairs, naive = json.loads(file.read_text(encoding="utf-8"))["tokenizer"]
     train, encode, batch = (f"{row['ratio']:.1f} ×" for row in pairs[2::3])
     claim = (
@@ -99,7 +107,7 @@ def test_the_readme_says_what_was_measured():
         f"{batch} against its batch on two cores; the naive trainer takes {naive['ratio']:.0f} × "
         f"ours for {naive['merges']} of"
     )
-    assert claim in (root / "README.md").read_text(encoding="utf-8")
+    assert claim in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -107,9 +115,9 @@ def test_the_readme_says_what_was_measured():
 
 def test_every_rung_takes_the_same_step(capsys, monkeypatch):
     """Without the compiled ones, which take a minute."""
-    rungs = [rung for rung in bench.ladder(torch.device("cpu")) if not rung.compile]
-    monkeypatch.setattr(bench, "ladder", lambda device: rungs)
-    result = bench.train("tiny", batch_size=2, seq_len=64, rounds=1)
+    rungs = [rung for rung in ladder(torch.device("cpu")) if not rung.compile]
+    monkeypatch.setattr("smol.bench.train.ladder", lambda device: rungs)
+    result = train("tiny", batch_size=2, seq_len=64, rounds=1)
     rows = {row["name"]: row for row in result["rungs"]}
     names = ["transformers", "ours", "+ bf16", "+ fused AdamW", "+ chunked loss"]
     assert list(rows) == [*names, "transformers, so too"]
@@ -131,9 +139,9 @@ def test_a_rung_with_another_loss_is_not_timed(monkeypatch):
         model.norm.weight.data += 0.1
         return model
 
-    monkeypatch.setattr(bench, "from_reference", shifted)
+    monkeypatch.setattr("smol.bench.train.from_reference", shifted)
     with pytest.raises(AssertionError, match="ours has a loss of"):
-        bench.train("tiny", batch_size=2, seq_len=16, rounds=1)
+        train("tiny", batch_size=2, seq_len=16, rounds=1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,7 @@ def test_a_rung_with_another_loss_is_not_timed(monkeypatch):
 def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
     """A T4 has neither TF32 nor bf16 (its fp16 needs a scaler, which this loop has not)."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    rungs = bench.ladder(torch.device("cuda"))
+    rungs = ladder(torch.device("cuda"))
     names = [rung.name for rung in rungs]
     assert names[:2] == ["transformers", "ours"]
     assert names[2:-5] == want
@@ -161,7 +169,7 @@ def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
 
 
 def test_a_measurement_and_its_bound(capsys):
-    result = bench.roofline(SMALL, length=64, rounds=2)
+    result = roofline(SMALL, length=64, rounds=2)
     prefill, decode = result["work"]
     assert prefill["flops"] == flops_per_token(SMALL, 64, causal=True, backward=False) * 64
     assert decode["bytes"] == 4 * count_parameters(SMALL)["total"] + cache_bytes(SMALL, 64, 1, 4)
@@ -174,17 +182,16 @@ def test_a_measurement_and_its_bound(capsys):
 
 @pytest.mark.parametrize(("wrong", "rate"), [("matmul_rate", 1e6), ("read_rate", 1e6)])
 def test_a_roofline_that_is_beaten_is_refused(monkeypatch, wrong, rate):
-    monkeypatch.setattr(bench, wrong, lambda *args: rate)
+    monkeypatch.setattr(f"smol.bench.timing.{wrong}", lambda *args: rate)
     with pytest.raises(AssertionError, match="a count or a rate is wrong"):
-        bench.roofline(SMALL, length=64, rounds=1)
+        roofline(SMALL, length=64, rounds=1)
 
 
-def test_the_readme_says_how_near_the_roofline_it_came():
-    root = Path(bench.__file__).parents[1]
-    result = json.loads((root / "assets/results/roofline.json").read_text(encoding="utf-8"))
+def test_the_claims_say_how_near_the_roofline_it_came():
+    result = json.loads((ROOT / "assets/results/roofline.json").read_text(encoding="utf-8"))
     prefill, decode = (row["part_of_roofline"] for row in result["roofline"]["work"])
     claim = f"prefill reached {prefill:.0%} of it, decode {decode:.0%}".replace("%", " %")
-    assert claim in (root / "README.md").read_text(encoding="utf-8")
+    assert claim in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 # -- decode and prefill ---------------------------------------------------------------------------
@@ -193,20 +200,19 @@ def test_the_readme_says_how_near_the_roofline_it_came():
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Without the compiled writers, which take a minute."""
-    every = bench.writers
 
-    def writers(*args):
+    def quick_writers(*args):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "compile", lambda run, **settings: run)
-            patch.setattr(sys.modules["smol.generate"], "_compiled_step", lambda: fixed_step)
-            rows = every(*args)
+            patch.setattr(fast, "_compiled_step", lambda: fast.fixed_step)
+            rows = writers(*args)
         return {name: write for name, write in rows.items() if "compiled" not in name}
 
-    monkeypatch.setattr(bench, "writers", writers)
+    monkeypatch.setattr("smol.bench.decode.writers", quick_writers)
 
 
 def test_writers_write_the_same_and_are_compared(capsys, uncompiled):
-    result = bench.decode(SMALL, length=8, new=32, rounds=3)
+    result = decode(SMALL, length=8, new=32, rounds=3)
     rows = {row["name"]: row for row in result["writers"]}
     assert list(rows) == ["transformers", "ours", "ours, prepared"]
     assert rows["transformers"]["speedup"] == 1.0
@@ -219,8 +225,9 @@ def test_writers_write_the_same_and_are_compared(capsys, uncompiled):
 
 
 def test_prefill_counts_only_the_last_logits(monkeypatch, uncompiled):
-    monkeypatch.setattr(bench, "read_rate", lambda *args: 1e15)  # so that the FLOPs decide
-    result = bench.prefill(SMALL, length=64, rounds=1)
+    # So fast that the FLOPs decide.
+    monkeypatch.setattr("smol.bench.timing.read_rate", lambda *args: 1e15)
+    result = prefill(SMALL, length=64, rounds=1)
     flops = flops_per_token(SMALL, 64, causal=True, backward=False) * 64
     flops -= 63 * 2 * SMALL.vocab_size * SMALL.hidden_size
     moved = 4 * count_parameters(SMALL)["total"] + cache_bytes(SMALL, 64, 1, 4)
@@ -235,22 +242,21 @@ def test_a_writer_with_other_ids_is_not_timed(monkeypatch, uncompiled):
         model.layers[0].self_attn.k_proj.weight.data.mul_(-1)
         return model
 
-    monkeypatch.setattr(bench, "from_reference", shifted)
+    monkeypatch.setattr("smol.bench.decode.from_reference", shifted)
     with pytest.raises(AssertionError, match="ours gives other ids than transformers"):
-        bench.prefill(SMALL, length=16, rounds=1)
+        prefill(SMALL, length=16, rounds=1)
 
 
 def test_a_decode_faster_than_memory_is_refused(monkeypatch, uncompiled):
-    monkeypatch.setattr(bench, "read_rate", lambda *args: 1e6)
+    monkeypatch.setattr("smol.bench.timing.read_rate", lambda *args: 1e6)
     with pytest.raises(AssertionError, match="a count or a rate is wrong"):
-        bench.decode(SMALL, length=8, new=4, rounds=1)
+        decode(SMALL, length=8, new=4, rounds=1)
 
 
-def test_the_readme_says_how_fast_it_writes():
+def test_the_claims_say_how_fast_it_writes():
     """And the targets hold: decode 1.2 times as fast, prefill as fast, memory within 1 %."""
-    root = Path(bench.__file__).parents[1]
     result, prefill = (
-        json.loads((root / f"assets/results/{name}.json").read_text(encoding="utf-8"))
+        json.loads((ROOT / f"assets/results/{name}.json").read_text(encoding="utf-8"))
         for name in ("decode", "prefill")
     )
     decode = {row["name"]: row for row in result["decode"]["writers"]}
@@ -264,7 +270,7 @@ def test_the_readme_says_how_fast_it_writes():
         f"{prefill['ours']['speedup']:.2f} ×; memory, weights included, the same within 1 %; a "
         f"token at 1,024 takes {far / near:.2f} × one at 64, for 1.08 × the bytes"
     )
-    assert claim in (root / "README.md").read_text(encoding="utf-8")
+    assert claim in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert decode["ours, prepared"]["speedup"] >= 1.2 and prefill["ours"]["speedup"] >= 1.0
     weights = 4 * count_parameters(SmolLM2Config())["total"]
     for rows in (decode, prefill):
@@ -278,12 +284,11 @@ def test_the_readme_says_how_fast_it_writes():
 
 def test_the_readme_shows_what_was_measured():
     """Its picture's alt text, and the lines of its table, are those of the stored results."""
-    root = Path(bench.__file__).parents[1]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    _, alt = plots.results_from(root)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, alt = results_from(ROOT)
     assert f"![{alt}](assets/results.png)" in readme
     stored = {
-        name: json.loads((root / f"assets/results/{name}.json").read_text(encoding="utf-8"))
+        name: json.loads((ROOT / f"assets/results/{name}.json").read_text(encoding="utf-8"))
         for name in ("parity", "decode", "prefill", "notebooks")
     }
     caught, bugs = stored["parity"]["parity"]["caught"], stored["parity"]["parity"]["bugs"]
@@ -318,8 +323,8 @@ def test_parity_runs_the_notebooks_own_cells(monkeypatch, tmp_path):
         notebook = nbformat.v4.new_notebook(cells=cells)
         monkeypatch.setattr(nbformat, "read", lambda *args, n=notebook, **kwargs: n)
         if ok:
-            assert bench.parity()["caught"] == {"shapes": 0, "ladder": 1}
+            assert parity()["caught"] == {"shapes": 0, "ladder": 1}
         else:
             with pytest.raises(AssertionError, match="not the same model: norm"):
-                bench.parity()
+                parity()
         assert torch.is_grad_enabled()

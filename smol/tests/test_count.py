@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from smol import SmolLM2, SmolLM2Config, bench, count, save_pretrained
-from smol.lesson import SMALL
+from smol import SmolLM2, SmolLM2Config, count, save_pretrained
+from smol.bench.timing import peak_memory
+from smol.bench.train import Rung, training_step
+from smol.lesson.exercise import SMALL
 
 
 def random_config(seed: int) -> SmolLM2Config:
@@ -150,11 +152,11 @@ def test_peak_memory_of_training_is_predicted(layers, vocab, B, T, chunk):
         num_key_value_heads=1,
     )
     ids = torch.zeros(B, T + 1, dtype=torch.int64)
-    rung = bench.Rung("ours", chunk=chunk or 10**9)
+    rung = Rung("ours", chunk=chunk or 10**9)
     model = SmolLM2(config)
-    step, _ = bench._training_step(model, rung, ids[:, :-1], ids[:, 1:])
+    step, _ = training_step(model, rung, ids[:, :-1], ids[:, 1:])
     step()
-    peak = bench.peak_memory(step, torch.device("cpu"))
+    peak = peak_memory(step, torch.device("cpu"))
     want = count.training_memory(config, B, T, chunk=chunk)
     held = want["weights"] + want["optimizer"]
     assert held == sum(p.nbytes for p in model.parameters()) * 3
@@ -167,7 +169,7 @@ def test_a_bug_in_the_memory_would_show():
     model = SmolLM2(config)
     model.set_attn_implementation("eager")
     ids = torch.zeros(2, 513, dtype=torch.int64)
-    step, _ = bench._training_step(model, bench.Rung("eager"), ids[:, :-1], ids[:, 1:])
+    step, _ = training_step(model, Rung("eager"), ids[:, :-1], ids[:, 1:])
     step()
     want = count.training_memory(config, 2, 512)
-    assert bench.peak_memory(step, torch.device("cpu")) > 2 * want["total"]
+    assert peak_memory(step, torch.device("cpu")) > 2 * want["total"]

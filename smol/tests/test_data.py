@@ -21,12 +21,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smol import SmolLM2, data, stories
+from smol import SmolLM2, stories
 from smol.data import (
     Corpus,
     FreshStories,
     Stream,
     Windows,
+    batches,
+    corpora,
     encode,
     load_corpus,
     open_stream,
@@ -212,7 +214,7 @@ def test_statistics(tmp_path):
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])  # Git on Windows may check out the latter
 def test_stories_end_at_blank_lines(tmp_path, monkeypatch, newline):
-    monkeypatch.setattr(data, "DATA", tmp_path)
+    monkeypatch.setattr(corpora, "DATA", tmp_path)
     stories = [f"Story {i}.\nIt ends." for i in range(30)]
     text = ("\n\n".join(stories) + "\n").replace("\n", newline)
     (tmp_path / "stories.txt").write_bytes(text.encode())
@@ -227,7 +229,7 @@ def test_the_stories_are_in_the_repository():
 
 
 def test_missing_stories_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DATA", tmp_path)
+    monkeypatch.setattr(corpora, "DATA", tmp_path)
     refuses(FileNotFoundError, "stories.txt is missing: .* repository", load_corpus, "stories")
 
 
@@ -272,9 +274,9 @@ class Server:
 def server(monkeypatch, tmp_path):
     """The file's place on the net, with an empty cache in tmp_path and the network allowed."""
     server = Server()
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(data, "SHAKESPEARE_URL", server.url)
-    monkeypatch.setattr(data, "SHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
+    monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(corpora, "SHAKESPEARE_URL", server.url)
+    monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
     monkeypatch.setenv("no_proxy", "*")
     for name in ("SMOL_OFFLINE", "SMOL_DATA"):
         monkeypatch.delenv(name, raising=False)
@@ -317,7 +319,7 @@ def test_shakespeare_in_smol_data_comes_first(server, tmp_path, monkeypatch):
 )
 def test_trouble_with_the_download(server, tmp_path, monkeypatch, trouble, kind, words):
     server.trouble = trouble
-    monkeypatch.setattr(data, "TIMEOUT", 0.3)
+    monkeypatch.setattr(corpora, "TIMEOUT", 0.3)
     refuses(kind, f"{re.escape(server.url)} .*{words}", load_corpus, "shakespeare")
     assert contents(tmp_path) == {} and server.asked == 1
     server.trouble = None
@@ -599,7 +601,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(params=["parquet", "jsonl"])
 def source(request, shards, monkeypatch):
     """Makes a streamed dataset of the 40 documents; Stream reads 8 of them at a time."""
-    monkeypatch.setattr(data, "BLOCK", 8)
+    monkeypatch.setattr(batches, "BLOCK", 8)
 
     def source():
         return open_stream(shards / request.param, held_out=4).train
@@ -682,14 +684,14 @@ def test_a_stream_resumes_exactly(source, before, shuffle):
 @pytest.mark.parametrize("before", range(14))
 def test_resume_at_every_document_of_a_small_source(monkeypatch, documents, before):
     """A document of four tokens is a batch: breaks fall on ends of blocks and of the source."""
-    monkeypatch.setattr(data, "BLOCK", 4)
+    monkeypatch.setattr(batches, "BLOCK", 4)
     texts = [f"{i:03}" for i in range(documents)]
     assert_resumes(lambda: stream_of(texts, batch_size=1, seq_len=4), before, after=20)
 
 
 @pytest.mark.parametrize("documents", [6, 8])  # 8 is two whole blocks
 def test_epochs_are_counted(monkeypatch, documents):
-    monkeypatch.setattr(data, "BLOCK", 4)
+    monkeypatch.setattr(batches, "BLOCK", 4)
     stream = stream_of([f"{i:03}" for i in range(documents)], batch_size=1, seq_len=4)
     epochs = []
     for _ in range(3 * documents - 1):
@@ -765,13 +767,13 @@ def test_a_state_of_another_stream_is_refused(source, monkeypatch, changes, word
     settings = {"tokenizer": Bytes(), "batch_size": 2, "seq_len": 5}
     state = Stream(source(), **settings).state_dict()
     if not changes:
-        monkeypatch.setattr(data, "BLOCK", 9)
+        monkeypatch.setattr(batches, "BLOCK", 9)
     changed = Stream(source(), **{**settings, **changes})
     refuses(ValueError, words, changed.load_state_dict, state)
 
 
 def test_a_state_of_other_documents_is_refused_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr(data, "BLOCK", 2)
+    monkeypatch.setattr(batches, "BLOCK", 2)
     texts = [f"{i:03}" for i in range(9)]
     calm, stream, other = stream_of(texts), stream_of(texts), stream_of([*texts[:7], "x", "y"])
     want = [next(calm)[0].tolist() for _ in range(8)]

@@ -1,7 +1,6 @@
 """Generation against transformers: greedy ids, each reshaping of the logits, what is drawn."""
 
 import copy
-import importlib
 import random
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from transformers import (
 )
 
 from smol import BPETokenizer, SmolLM2, load_pretrained, save_pretrained
+from smol.generate import __main__ as command
 from smol.generate import (
-    SHIPPED,
-    _until,
     chat,
+    fast,
     generate,
     generate_steps,
     keep_min_p,
@@ -36,11 +35,11 @@ from smol.generate import (
     reshape,
     stream,
 )
-from smol.pretrained import from_reference
+from smol.generate import steps as stepping
+from smol.generate import text as writing
+from smol.pretrained import SHIPPED, from_reference
 from smol.tests.reference import tiny_config, tiny_reference
 from smol.tests.test_model import random_shape
-
-module = importlib.import_module("smol.generate")  # the name in the package is the function
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +130,16 @@ def test_wrong_positions_or_mask_give_other_ids(shipped, tokenizer, monkeypatch,
     prompts = [tokenizer.encode(text) for text in ("The", "There was once a detective called Gus")]
     ids, mask = left_pad(prompts)
     right = generate(shipped, ids, 30, attention_mask=mask)
-    layout = module.padded_layout
+    layout = stepping.padded_layout
 
     def wrong(real, T):
         positions, sees = layout(real, T)
         S = real.size(1)
         if bug == "positions":  # the padded rows' tokens stand farther apart
             return positions * 2, sees
-        return positions, module.causal_mask(T, S).expand(sees.shape)
+        return positions, stepping.causal_mask(T, S).expand(sees.shape)
 
-    monkeypatch.setattr(module, "padded_layout", wrong)
+    monkeypatch.setattr(stepping, "padded_layout", wrong)
     assert not torch.equal(generate(shipped, ids, 30, attention_mask=mask), right)
 
 
@@ -376,9 +375,9 @@ def test_a_character_of_many_tokens_comes_in_one_piece(tokenizer, monkeypatch):
     assert len(tokenizer.encode("☕")) > 1
 
     def steps(*args, **kwargs):
-        yield from (module.Step(torch.tensor([i]), torch.zeros(1)) for i in ids)
+        yield from (stepping.Step(torch.tensor([i]), torch.zeros(1)) for i in ids)
 
-    monkeypatch.setattr(module, "generate_steps", steps)
+    monkeypatch.setattr(writing, "generate_steps", steps)
     model = SmolLM2(tiny_config(vocab_size=len(tokenizer)))
     pieces = list(stream(model, tokenizer, "x", 9))
     assert "☕" in pieces and "".join(pieces) == "A cup: ☕!"
@@ -393,7 +392,7 @@ def test_stop_strings_end_the_text_wherever_the_tokens_break(seed):
     pieces = []
     while rest := text[sum(map(len, pieces)) :]:
         pieces.append(rest[: draw.randint(1, 4)])
-    shown = list(_until(iter(pieces), stop))
+    shown = list(writing.until(iter(pieces), stop))
     found = [(at + len(s), at) for s in stop if (at := text.find(s)) >= 0]
     assert "".join(shown) == text[: min(found, default=(0, len(text)))[1]]
     assert all(shown)
@@ -404,7 +403,7 @@ def test_what_cannot_be_a_stop_string_is_shown_at_once():
         yield "ab"
         raise AssertionError("asked for the next piece before showing this one")
 
-    assert next(_until(pieces(), ["xyz", "c"])) == "ab"
+    assert next(writing.until(pieces(), ["xyz", "c"])) == "ab"
 
 
 def test_a_stop_string_that_never_comes_stops_nothing(shipped, tokenizer):
@@ -425,9 +424,11 @@ def test_chat_asks_by_the_template_and_ends_at_its_token(tokenizer, monkeypatch)
 
     def steps(model, input_ids, max_new_tokens, **settings):
         asked.update(settings, ids=input_ids.tolist())
-        yield from (module.Step(torch.tensor([i]), torch.zeros(1)) for i in tokenizer.encode("Hi"))
+        yield from (
+            stepping.Step(torch.tensor([i]), torch.zeros(1)) for i in tokenizer.encode("Hi")
+        )
 
-    monkeypatch.setattr(module, "generate_steps", steps)
+    monkeypatch.setattr(writing, "generate_steps", steps)
     messages = [{"role": "user", "content": "Who are you?"}]
     model = SmolLM2(tiny_config(vocab_size=len(tokenizer)))
     assert "".join(chat(model, tokenizer, messages, 9, top_k=3)) == "Hi"
@@ -446,10 +447,10 @@ def test_fixed_steps_give_the_ids_of_growing_ones(monkeypatch, padded, slide):
     settings = {"attention_mask": mask if padded else None, "slide": slide}
     new = 90 if slide else 29
     want = generate(model, ids, new, **settings)
-    monkeypatch.setattr(module, "captures", lambda device: True)
-    monkeypatch.setattr(module.FixedStep, "_capture", lambda step: setattr(step, "graph", step))
+    monkeypatch.setattr(stepping, "captures", lambda device: True)
+    monkeypatch.setattr(fast.FixedStep, "_capture", lambda step: setattr(step, "graph", step))
     monkeypatch.setattr(
-        module.FixedStep,
+        fast.FixedStep,
         "replay",
         lambda step: setattr(step, "logits", step._run()),
         raising=False,
@@ -484,8 +485,8 @@ def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
         ("graph", lambda graph: noted("capture")),
     ):
         monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(module, "captures", lambda device: True)
-    made = module.FixedStep.__init__
+    monkeypatch.setattr(stepping, "captures", lambda device: True)
+    made = fast.FixedStep.__init__
 
     def init(self, *args):
         nonlocal step
@@ -493,7 +494,7 @@ def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
         made(self, *args)
 
     step = None
-    monkeypatch.setattr(module.FixedStep, "__init__", init)
+    monkeypatch.setattr(fast.FixedStep, "__init__", init)
     got = generate(ours, ids, 6)
     monkeypatch.undo()
     assert torch.equal(got, generate(ours, ids, 6))
@@ -501,8 +502,8 @@ def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
 
 
 def test_only_cuda_captures():
-    assert module.captures(torch.device("cuda", 0))
-    assert not module.captures(torch.device("cpu")) and not module.captures(torch.device("mps"))
+    assert fast.captures(torch.device("cuda", 0))
+    assert not fast.captures(torch.device("cpu")) and not fast.captures(torch.device("mps"))
 
 
 def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ours, ids):
@@ -512,8 +513,8 @@ def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ou
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(module.fixed_step, fullgraph=True, dynamic=False, backend=backend)
-    monkeypatch.setattr(module, "_compiled_step", lambda: compiled)
+    compiled = torch.compile(fast.fixed_step, fullgraph=True, dynamic=False, backend=backend)
+    monkeypatch.setattr(fast, "_compiled_step", lambda: compiled)
     want = generate(ours, ids, 30)
     assert torch.equal(generate(ours, ids, 30, compile=True), want)
     assert len(graphs) == 1
@@ -669,7 +670,7 @@ def test_a_tokenizer_without_the_templates_tokens_cannot_chat(ours):
 
 def run(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["smol.generate", *arguments])
-    return module.main()
+    return command.main()
 
 
 def test_the_command_writes_a_story_and_warns_of_nothing():
@@ -769,15 +770,14 @@ def test_a_model_without_a_tokenizer_is_named(monkeypatch, capsys, ours, tmp_pat
 
 def test_the_command_prepares_for_a_cpu_and_slides_if_told(monkeypatch, capsys):
     prepared, wanted = [], []
-    module = sys.modules["smol.generate"]
-    prepare, flow = module.prepare_for_decoding, module.stream
+    prepare, flow = command.prepare_for_decoding, command.stream
 
     def watched(model, tokenizer, prompt, new, **settings):
         wanted.append((new, settings["slide"]))
         return flow(model, tokenizer, prompt, min(new, 2), **settings)
 
-    monkeypatch.setattr(module, "prepare_for_decoding", lambda m: prepared.append(prepare(m)))
-    monkeypatch.setattr(module, "stream", watched)
+    monkeypatch.setattr(command, "prepare_for_decoding", lambda m: prepared.append(prepare(m)))
+    monkeypatch.setattr(command, "stream", watched)
     long = "mouse " * 250  # 250 of 512 tokens and some: fewer than 200 or 512 - 250 are left
     for extra in ([], ["--slide"], ["--max-new-tokens", "300", "--slide"]):
         assert run(monkeypatch, long, "--device", "cpu", "--temperature", "0", *extra) == 0

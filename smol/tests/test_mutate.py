@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from smol.tests.mutate import LEFT_OUT, ROOT, Edit, edits, judges_of
+from smol.tests.mutate import ROOT, Edit, edits, files, judges_of
 
 SOURCE = b'''"""1 < 2 in a docstring."""
 def f(x: int = 3, *, loud=False) -> "1 + 1":
@@ -43,9 +43,12 @@ def test_every_kind_of_edit_and_no_other():
     }
 
 
-@pytest.mark.parametrize(
-    "file", sorted(p.name for p in (ROOT / "smol").glob("*.py") if p.name not in LEFT_OUT)
-)
+def test_files_of_all_folders_are_edited():
+    assert {"model.py", "lesson/code.py", "stories/__init__.py", "train/loop.py"} < set(files())
+    assert not [f for f in files() if "figures" in f or "test" in f or "mutants" in f]
+
+
+@pytest.mark.parametrize("file", files())
 def test_an_edited_file_is_a_program(file):
     source = (ROOT / "smol" / file).read_bytes()
     every = list(edits(file, source))
@@ -62,3 +65,9 @@ def test_the_quickest_judges_come_first():
     )
     assert judges_of(edit, lines, seconds) == ["quick", "slow"]
     assert judges_of(edit._replace(line=9), lines, seconds) == ["smol/tests/test_model.py"]
+    lines["lesson/code.py"] = lines["model.py"]  # there is no test_lesson.py
+    at_import = edit._replace(file="lesson/code.py", line=9)
+    assert judges_of(at_import, lines, seconds) == ["quick", "slow"]
+    lines["model/cache.py"] = lines["model.py"]
+    in_folder = edit._replace(file="model/cache.py", line=9)
+    assert judges_of(in_folder, lines, seconds) == ["smol/tests/test_model.py"]

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["transformers", "datasets", "matplotlib", "huggingface_hub", "pandas", "IPython"]
+HEAVY += ["smol.lesson"]  # what only notebooks use
 
 
 def said_by(code: str) -> str:
@@ -27,11 +28,11 @@ def said_by(code: str) -> str:
 
 @pytest.fixture(scope="module")
 def imported() -> set[str]:
-    """The top-level modules that a bare `import smol` brings in."""
+    """The modules that a bare `import smol` brings in."""
     said = said_by("import json, sys, smol; print(json.dumps([smol.__file__, *sys.modules]))")
     file, *modules = json.loads(said)
     assert file == str(ROOT / "smol" / "__init__.py")  # PyPI has another smol
-    return {name.partition(".")[0] for name in modules}
+    return {part for name in modules for part in (name, name.partition(".")[0])}
 
 
 def test_import_brings_torch(imported):

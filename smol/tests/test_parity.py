@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 import smol.model
-from smol.lesson import answer_key
-from smol.mutants import Mutant
+from smol.lesson.checks.parity import answer_key
 from smol.parity import (
     MUTANTS,
     PUBLISHED_GREEDY,
     PUBLISHED_NUMBERS,
     PUBLISHED_PERPLEXITY,
+    Mutant,
     check_published,
     compare,
     ladder,
@@ -324,6 +324,14 @@ def test_one_in_a_million_is_not_exact():
     assert not difference.exact
     assert difference.where == (123_456,)
     assert str(difference).startswith("99.9 % equal")
+
+
+def test_one_in_many_millions_is_not_exact():
+    """As many as the logits of a long text: a mean of so many in fp32 would be 1.0."""
+    theirs = torch.zeros(2**25, dtype=torch.bfloat16)
+    ours = theirs.clone()
+    ours[-1] = 1e-30
+    assert not compare(ours, theirs).exact
 
 
 @pytest.mark.parametrize("spoilt", ["ours", "theirs", "both"])

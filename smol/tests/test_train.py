@@ -18,17 +18,14 @@ import torch
 import torch.nn.functional as F
 
 from smol import BPETokenizer, SmolLM2, generate, load_pretrained, stories, train
-from smol.data import load_corpus
-from smol.generate import SHIPPED
-from smol.lesson import SMALL
-from smol.pretrained import from_reference
+from smol.data import Windows, load_corpus
+from smol.lesson.exercise import SMALL
+from smol.pretrained import SHIPPED, from_reference
 from smol.tests.reference import tiny_reference
 from smol.train import (
     LossModel,
     TrainConfig,
     checkpoints,
-    choose_device,
-    choose_precision,
     chunked_cross_entropy,
     cosine,
     evaluate,
@@ -38,8 +35,9 @@ from smol.train import (
     warmup_and_decay,
     wsd,
 )
+from smol.train import __main__ as cli
 
-ROOT = Path(train.__file__).parents[1]
+ROOT = Path(train.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,7 @@ def whole(text, tmp_path_factory) -> Path:
     return out
 
 
-# -- schedules, groups, precision -----------------------------------------------------------------
+# -- schedules, groups ----------------------------------------------------------------------------
 
 
 def test_wsd_warms_up_stays_and_goes_down():
@@ -108,52 +106,6 @@ def test_matrices_decay_and_norms_do_not():
     assert not any("norm" in names[id(p)] for p in decayed["params"])
     assert len(decayed["params"]) + len(free["params"]) == len(names)  # the tied head once
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("gpu", "capability", "dtype", "want"),
-    [
-        ("T4", (7, 5), "auto", (torch.float16, True, False)),
-        ("T4", (7, 5), "float32", (None, False, False)),
-        ("A100", (8, 0), "auto", (torch.bfloat16, False, True)),
-        ("A100", (8, 0), "float16", (torch.float16, True, True)),
-        ("H200", (9, 0), "auto", (torch.bfloat16, False, True)),
-        ("H200", (9, 0), "float32", (None, False, True)),
-    ],
-)
-def test_precision_on_gpus(gpu, capability, dtype, want, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)  # a T4 says so
-    assert choose_precision(torch.device("cuda"), dtype) == want
-
-
-def test_precision_elsewhere():
-    for kind in ("cpu", "mps"):
-        assert choose_precision(torch.device(kind)) == (None, False, False)
-        assert choose_precision(torch.device(kind), "bfloat16").autocast == torch.bfloat16
-        with pytest.raises(ValueError, match=f"float16 needs a CUDA GPU to train, not {kind}"):
-            choose_precision(torch.device(kind), "float16")
-    with pytest.raises(ValueError, match="dtype 'int8' is none of auto, float32"):
-        choose_precision(torch.device("cpu"), "int8")
-
-
-def test_bf16_on_a_t4_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
-    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
-        choose_precision(torch.device("cuda"), "bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("cuda", "mps", "want"), [(1, 0, "cuda"), (1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")]
-)
-def test_the_best_device_there_is(cuda, mps, want, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
-    assert choose_device().type == want
-    assert choose_device("cpu").type == "cpu"
-    if not cuda:
-        with pytest.raises(ValueError, match="device 'cuda' is not to be had here"):
-            choose_device("cuda")
 
 
 # -- the loss -------------------------------------------------------------------------------------
@@ -293,7 +245,7 @@ def test_samples_are_logged_and_repeat(whole):
     rows = read_log(whole / "metrics.jsonl")
     assert [row["step"] for row in rows if "sample" in row] == [6, 12]
     folder = whole / "step-000012"
-    tokenizer = train.BPETokenizer.load(folder)
+    tokenizer = BPETokenizer.load(folder)
     assert train.sample(load_pretrained(folder), tokenizer) == rows[-1]["sample"] != ""
 
 
@@ -361,7 +313,7 @@ def test_a_lost_data_position_would_show(text, whole, tmp_path, monkeypatch):
     train.train(settings(text), tmp_path)
     for folder in checkpoints(tmp_path)[1:]:
         shutil.rmtree(folder)
-    monkeypatch.setattr(train.Windows, "load_state_dict", lambda self, state: None)
+    monkeypatch.setattr(Windows, "load_state_dict", lambda self, state: None)
     train.train(settings(text), tmp_path, resume=True)
     assert losses(tmp_path)[:9] == losses(whole)[:9]
     assert losses(tmp_path)[9:] != losses(whole)[9:]
@@ -551,7 +503,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_highest_number(tmp_path):
         (tmp_path / other).mkdir()
     (tmp_path / "step-2000000").write_text("no folder")
     torch.manual_seed(0)
-    model, tokenizer = SmolLM2(SMALL), train.BPETokenizer.train(["a text"], 257)
+    model, tokenizer = SmolLM2(SMALL), BPETokenizer.train(["a text"], 257)
     for step in (999_998, 999_999, 1_000_000):
         train.save_checkpoint(tmp_path, step, {}, model, tokenizer, keep=2)
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
@@ -563,7 +515,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     calls, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: calls.append(os.fstat(fd).st_ino) or fsync(fd))
     monkeypatch.setattr(os, "replace", lambda a, b: calls.append(Path(b).name) or replace(a, b))
-    tokenizer = train.BPETokenizer.train(["a text"], 257)
+    tokenizer = BPETokenizer.train(["a text"], 257)
     train.save_checkpoint(tmp_path, 3, {}, SmolLM2(SMALL), tokenizer, keep=2)
     assert calls[-1] == "step-000003"
     files = list((tmp_path / "step-000003").iterdir())
@@ -738,7 +690,7 @@ def test_what_a_torn_save_left_is_not_in_the_checkpoint(text, tmp_path):
 
 def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path):
     got = []
-    monkeypatch.setattr(train, "train", lambda *args: got.append(args))
+    monkeypatch.setattr(cli, "train", lambda *args: got.append(args))
     flags = {
         **{"steps": 7, "batch-size": 4, "seq-len": 32, "accumulate": 2, "learning-rate": 0.5},
         **{"seed": 3, "log-every": 2, "eval-every": 3, "save-every": 4, "keep": 5},
@@ -748,13 +700,13 @@ def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path):
     line = ["train", "--out", str(tmp_path), "--resume", "--compile", "--fsdp"]
     line += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", line)
-    assert train.main() == 0
+    assert cli.main() == 0
     config, out, resume = got[0]
     assert out == tmp_path and resume is True and config.compile and config.fsdp
     for name, value in flags.items():
         assert getattr(config, name.replace("-", "_")) == value
     monkeypatch.setattr(sys, "argv", ["train", "--preset", "small", "--out", str(tmp_path)])
-    assert train.main() == 0
+    assert cli.main() == 0
     assert got[1][0] == TrainConfig("small", batch_size=16, learning_rate=3e-3)
 
 

@@ -1,0 +1,13 @@
+"""Side by side with the libraries: `python -m smol.bench`.
+
+One process, the contestants in turn, round after round, so that what else the machine does hits
+all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
+says more about the machine than about the code.
+
+- `timing`: the rounds, and what this machine can do at most: matrix products, reads, memory
+- `tokenizer`: training and encoding, ours beside the Rust library's
+- `train`: one training step, an improvement at a time, beside transformers' model
+- `decode`: decode and prefill, beside transformers and under the roofline
+- `series`: the notebooks' times, and the parity of notebook 3
+- `__main__`: the command line, and what is stored of the machine
+"""

@@ -1,0 +1,97 @@
+"""Contestants in turn, and what this machine can do at most."""
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from smol.device import choose_device, choose_dtype
+
+
+def side_by_side(contestants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one round that is not counted."""
+    seconds = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: list[float], digits: int = 3) -> str:
+    """ "0.251 s (0.249–0.260)": the median, the fastest, the slowest."""
+    middle, low, high = (f(seconds) for f in (statistics.median, min, max))
+    return f"{middle:.{digits}f} s ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """The median of the rounds' own ratios, in which what slows a whole round down cancels."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def done(result: Tensor) -> Tensor:
+    """`result`, when the GPU has really computed it."""
+    if result.device.type == "cuda":
+        torch.cuda.synchronize()
+    return result
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """FLOPs per second of a product of two `size` × `size` matrices: the best of ten."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = side_by_side({"product": lambda: done(a @ b)}, rounds=10)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def read_rate(device: torch.device, size: int = 2**28) -> float:
+    """Bytes a second of reading `size` bytes, far more than a cache holds, into a sum: the best of
+    ten. What a copy reaches, which reads and writes, is taken where it is more."""
+    x = torch.ones(size // 4, device=device)
+    y = torch.empty_like(x)
+    work = {"read": lambda: done(x.sum()), "copy": lambda: done(y.copy_(x))}
+    seconds = {name: min(times) for name, times in side_by_side(work, rounds=10).items()}
+    return max(size / seconds["read"], 2 * size / seconds["copy"])
+
+
+def rates() -> tuple[torch.device, torch.dtype, tuple[float, float]]:
+    """The device, the dtype to run in there, and its FLOPs and bytes per second."""
+    device = choose_device()
+    dtype, size = choose_dtype(device), 8192 if device.type == "cuda" else 2048
+    return device, dtype, (matmul_rate(device, dtype, size), read_rate(device))
+
+
+def expect_slower(name: str, times: list[float], bound: float) -> None:
+    """AssertionError where the median of `times` is below what is possible."""
+    middle = statistics.median(times)  # one round alone may be off by chance
+    if middle < bound:
+        raise AssertionError(
+            f"{name} took {middle:.5f} s, less than the {bound:.5f} s that are possible: "
+            "a count or a rate is wrong"
+        )
+
+
+def peak_memory(step: Callable, device: torch.device) -> int | None:
+    """Bytes that a call of `step` takes at its worst, beyond what is held before it.
+
+    On CUDA by the allocator's own counters, on the CPU by what PyTorch tells its profiler of each
+    allocation; elsewhere None.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    if device.type != "cpu":
+        return None
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate(change for _, change in changes), default=0)

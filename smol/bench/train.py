@@ -1,0 +1,200 @@
+"""One training step, an improvement at a time, and transformers' model in the same loop."""
+
+import copy
+import dataclasses
+import statistics
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smol import count
+from smol.bench.timing import done, matmul_rate, median_ratio, peak_memory, side_by_side, spread
+from smol.count import flops_per_token
+from smol.device import choose_device, choose_precision
+from smol.pretrained import from_reference
+from smol.train import PRESETS, LossModel, parameter_groups
+
+
+class Rung(NamedTuple):
+    """One way to take the same training step."""
+
+    name: str
+    dtype: str = "float32"
+    tf32: bool = False
+    theirs: bool = False  # the model of transformers, its logits in one piece
+    chunk: int | None = None  # None: ours too holds all logits at once
+    fused: bool = False
+    compile: bool = False
+
+    @property
+    def product(self) -> str:
+        """The kind of matrix product that it is made of."""
+        return "tf32" if self.tf32 and self.dtype == "float32" else self.dtype
+
+
+def ladder(device: torch.device) -> list[Rung]:
+    """Each rung adds one thing to the one before, where this device has it."""
+    rows, best = [Rung("transformers", theirs=True), Rung("ours")], choose_precision(device)
+    if best.tf32:
+        rows.append(Rung("+ TF32", tf32=True))
+    dtype = "float32"
+    if best.autocast == torch.bfloat16 or device.type == "cpu":
+        dtype = "bfloat16"
+        rows.append(Rung("+ bf16", dtype, best.tf32))
+    more = {"tf32": rows[-1].tf32, "dtype": dtype}
+    for name, key, value in (
+        ("+ fused AdamW", "fused", True),
+        ("+ chunked loss", "chunk", 4096 if device.type == "cuda" else 512),
+        ("+ compile", "compile", True),
+    ):
+        more[key] = value
+        rows.append(Rung(name, **more))
+    plain = {"tf32": more["tf32"], "dtype": dtype, "theirs": True}
+    rows += [Rung("transformers, so too", fused=True, **plain)]
+    return [*rows, rows[-1]._replace(name="transformers, so too, compiled", compile=True)]
+
+
+class Contestant(NamedTuple):
+    """A rung that has taken its first step."""
+
+    rung: Rung
+    step: Callable[[], float]
+    loss: float  # before the first step
+    resident: int  # bytes of the weights and of what the optimizer remembers
+
+
+def train(
+    preset: str | None = None, batch_size: int = 0, seq_len: int = 0, rounds: int = 5
+) -> dict:
+    """One training step on every rung of the ladder, and transformers' model in the same loop.
+
+    On a CUDA GPU SmolLM2-135M, 32 × 1,024 tokens; on the CPU the preset "small", 16 × 256. The
+    model's share of the arithmetic (MFU) is taken against a matrix product measured here, in the
+    rung's own precision, and of a known chip in bf16 against its data sheet too; its FLOPs count
+    full attention. Memory is what one contestant holds at most in a step, weights and optimizer
+    with it.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    device = choose_device()
+    cuda = device.type == "cuda"
+    preset = PRESETS[preset or ("135m" if cuda else "small")]
+    config = dataclasses.replace(preset.config, vocab_size=preset.vocab_size or 49_152)
+    B, T = batch_size or (32 if cuda else 16), seq_len or (1024 if cuda else 256)
+    torch.manual_seed(0)
+    ids = torch.randint(config.vocab_size, (B, T + 1), device=device)
+    theirs = LlamaForCausalLM(LlamaConfig(**config.to_dict())).to(device)
+    contestants = _equal_contestants(ladder(device), theirs, ids)
+    seconds = side_by_side({c.rung.name: c.step for c in contestants}, rounds)
+    peaks = {c.rung.name: peak_memory(c.step, device) for c in contestants}
+    rates = _product_rates({c.rung.product for c in contestants}, device)
+    flops = B * T * flops_per_token(config, T)
+    rows = _compared(contestants, device, seconds, peaks, rates, B * T, flops)
+    for dtype, rate in rates.items():
+        print(f"matrix product, {dtype}: {rate / 1e12:.2f} TFLOP/s measured")
+    return {
+        "preset": dataclasses.asdict(config),
+        "batch_size": B,
+        "seq_len": T,
+        "flops_per_step": flops,
+        "matmul_flops_per_second": rates,
+        "rungs": rows,
+    }
+
+
+def training_step(
+    model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor
+) -> tuple[Callable, torch.optim.Optimizer]:
+    """A function that takes a step on always the same batch and gives the loss before it; and its
+    optimizer."""
+    if rung.chunk:
+        run = LossModel(model, rung.chunk)
+    else:
+
+        def run(inputs, labels):
+            logits = model(inputs)
+            logits = getattr(logits, "logits", logits).float()
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), None
+
+    run = torch.compile(run) if rung.compile else run
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-5, fused=rung.fused)
+    dtype, kind = getattr(torch, rung.dtype), inputs.device.type
+
+    def step() -> float:
+        torch.set_float32_matmul_precision("high" if rung.tf32 else "highest")
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            loss = run(inputs, labels)[0] / labels.numel()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return done(loss.detach()).item()
+
+    return step, optimizer
+
+
+def _equal_contestants(rungs: list[Rung], theirs: nn.Module, ids: Tensor) -> list[Contestant]:
+    """Each rung after its first step; AssertionError where its loss is not transformers'."""
+    contestants = []
+    for rung in rungs:
+        model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(ids.device)
+        step, optimizer = training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
+        loss = step()
+        held = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+        resident = sum(tensor.nbytes for tensor in held)
+        contestants.append(Contestant(rung, step, loss, resident))
+        first = contestants[0].loss  # of transformers, in fp32
+        if abs(loss - first) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
+            raise AssertionError(f"{rung.name} has a loss of {loss}, transformers {first}")
+        print(f"{rung.name}: loss {loss:.4f} in the first step", file=sys.stderr)
+    return contestants
+
+
+def _product_rates(products: set[str], device: torch.device) -> dict[str, float]:
+    """FLOPs per second of each kind of matrix product."""
+    rates = {}
+    for product in sorted(products):
+        torch.set_float32_matmul_precision("high" if product == "tf32" else "highest")
+        dtype = torch.bfloat16 if product == "bfloat16" else torch.float32
+        rates[product] = matmul_rate(device, dtype, 8192 if device.type == "cuda" else 2048)
+    return rates
+
+
+def _compared(
+    contestants: list[Contestant],
+    device: torch.device,
+    seconds: dict[str, list[float]],
+    peaks: dict[str, int | None],
+    rates: dict[str, float],
+    tokens: int,
+    flops: int,
+) -> list[dict]:
+    """A row for each contestant, printed too; `tokens` and `flops` are those of one step."""
+    chip = count.chip(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    print(f"{'':32}{'a step':<30}{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory")
+    rows = []
+    for rung, _, loss, resident in contestants:
+        name, times = rung.name, seconds[rung.name]
+        middle, peak = statistics.median(times), peaks[name]
+        of_sheet = chip and rung.dtype == "bfloat16"
+        row = {
+            "name": name,
+            "loss": loss,
+            "seconds": times,
+            "tokens_per_second": tokens / middle,
+            "speedup": median_ratio(seconds["transformers"], times),
+            "mfu": flops / middle / rates[rung.product],
+            "mfu_of_data_sheet": flops / middle / chip.flops if of_sheet else None,
+            "memory": peak and peak + resident,
+        }
+        rows.append(row)
+        held = f"{row['memory'] / 1e9:.1f} GB" if row["memory"] else "not measured"
+        print(
+            f"{name:32}{spread(times):<30}{row['tokens_per_second']:9,.0f}  "
+            f"{row['speedup']:14.2f}  {row['mfu']:5.0%}  {held}"
+        )
+    return rows

@@ -1,0 +1,90 @@
+"""Logits made over before a token is drawn: the repetition penalty, temperature, and filters.
+
+In the order of transformers: penalty, temperature, top-k, top-p, min-p.
+"""
+
+import torch
+from torch import Tensor
+
+
+def reshape(
+    logits: Tensor,
+    ids: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+) -> Tensor:
+    """Logits (B, V) after ids (B, T) -> those that a token is drawn by, (B, V).
+
+    Each filter sees what the one before has left, in this order: penalty, temperature, top-k,
+    top-p, min-p. (As transformers has it.) Raises ValueError for settings out of range, and for
+    temperature 0, by which nothing can be divided: `generate` takes the likeliest there.
+    """
+    check_settings(temperature, top_k, top_p, min_p, repetition_penalty)
+    if temperature == 0:
+        raise ValueError("temperature 0 draws nothing: take the argmax, or a temperature above 0")
+    logits = penalise(logits, ids, repetition_penalty) / temperature
+    return keep_min_p(keep_top_p(keep_top_k(logits, top_k), top_p), min_p)
+
+
+def penalise(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    """Logits (B, V) of ids (B, T) seen already made smaller: divided by `penalty` where positive,
+    multiplied where negative. (Keskar et al. 2019, section 4.1, as transformers has it.)"""
+    if penalty == 1.0:
+        return logits
+    seen = logits.gather(1, ids)
+    return logits.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def keep_top_k(logits: Tensor, k: int | None) -> Tensor:
+    """All but the k largest logits at -inf; of equal ones at the border all stay."""
+    if k is None:
+        return logits
+    border = logits.topk(min(k, logits.size(-1))).values[:, -1:]
+    return logits.masked_fill(logits < border, float("-inf"))
+
+
+def keep_top_p(logits: Tensor, p: float | None) -> Tensor:
+    """The fewest likeliest tokens that have probability p together; the rest at -inf.
+
+    (Holtzman et al. 2020, section 3.1.) At least one stays.
+    """
+    if p is None or p == 1.0:
+        return logits
+    ascending, order = logits.sort(descending=False)
+    drop = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    drop[:, -1] = False
+    return logits.masked_fill(drop.scatter(1, order, drop), float("-inf"))
+
+
+def keep_min_p(logits: Tensor, p: float | None) -> Tensor:
+    """The tokens at least p times as likely as the likeliest; the rest at -inf.
+
+    (Nguyen et al. 2024, section 3.)
+    """
+    if p is None:
+        return logits
+    likely = logits.softmax(-1)
+    return logits.masked_fill(likely < p * likely.amax(-1, keepdim=True), float("-inf"))
+
+
+TINY, HUGE = 1e-15, 1e15  # a logit divided by both TINY still fits fp32
+
+
+def check_settings(temperature, top_k, top_p, min_p, repetition_penalty) -> None:
+    """Raises ValueError, naming the setting, for one out of range."""
+    if temperature != 0 and not TINY <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or at least {TINY}, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise ValueError(f"min_p must be from 0 to 1, got {min_p}")
+    if not TINY <= repetition_penalty <= HUGE:
+        raise ValueError(
+            f"repetition_penalty must be from {TINY:g} to {HUGE:g} (1 = none), got "
+            f"{repetition_penalty}"
+        )

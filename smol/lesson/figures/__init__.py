@@ -1,0 +1,15 @@
+"""Every figure of the series: `from smol.lesson import figures`, then `figures.map_strip(1)`.
+
+A file for each notebook, of its name; what several show is in shared.py, what all are drawn with
+in style.py. `python -m smol.lesson.figures` draws the README's picture.
+"""
+
+from smol.lesson.figures.build import *
+from smol.lesson.figures.count import *
+from smol.lesson.figures.generate import *
+from smol.lesson.figures.inspect import *
+from smol.lesson.figures.parity import *
+from smol.lesson.figures.readme import *
+from smol.lesson.figures.shared import *
+from smol.lesson.figures.tokenizer import *
+from smol.lesson.figures.train import *

@@ -1,0 +1,106 @@
+"""The figures of notebook 2: rotary positions, grouped heads, a function or two."""
+
+import math
+
+import numpy as np
+from matplotlib.patches import Circle
+
+from smol.lesson.figures.style import FAINT, HEAT, PALETTE, SOFT, arrow, blank, box, figure, styled
+
+__all__ = ["curves", "head_groups", "rope_dials", "rope_scores", "rope_wavelengths"]
+
+
+@styled
+def rope_dials(head_dim: int, theta: float, positions: int = 6):
+    """Four of a head's pairs as clock hands, at the first few positions."""
+    pairs = [0, head_dim // 16, head_dim // 8, head_dim // 2 - 1]
+    fig, axes = figure(8.6, 2.6, 4)
+    for ax, pair in zip(axes, pairs, strict=True):
+        turn = theta ** (-2 * pair / head_dim)
+        blank(ax, (-1.35, 1.35), (-1.45, 1.35))
+        ax.set_aspect("equal")
+        ax.add_patch(Circle((0, 0), 1, facecolor="#fafafa", edgecolor=FAINT, lw=1.5))
+        for position in range(positions):
+            x, y = math.cos(position * turn), math.sin(position * turn)
+            shade = HEAT(0.4 + 0.6 * position / (positions - 1))
+            arrow(ax, (0, 0), (x, y), shade)
+            if position in (0, 1, positions - 1) and turn > 0.1:
+                ax.text(1.17 * x, 1.17 * y, position, ha="center", va="center", fontsize=8)
+        if turn <= 0.1:
+            ax.text(1.05, 0, f"0–{positions - 1}", va="center", fontsize=8)
+        once = 2 * math.pi / turn
+        ax.set_title(f"pair {pair}", ha="center", x=0.5)
+        ax.text(0, -1.4, f"once in {once:,.0f} tokens", ha="center", fontsize=8.5, color=SOFT)
+    return fig, (
+        f"pairs {', '.join(map(str, pairs))} of a head as clock hands at positions 0 to "
+        f"{positions - 1}: the first turns by 1 radian per token, the last hardly at all"
+    )
+
+
+@styled
+def rope_wavelengths(head_dim: int, thetas: dict[str, float], context: int):
+    """How many tokens each pair needs for one full turn, for several thetas."""
+    fig, ax = figure(7.6, 2.9)
+    pairs = np.arange(head_dim // 2)
+    for color, (name, theta) in zip(PALETTE, thetas.items(), strict=False):
+        ax.semilogy(pairs, 2 * np.pi * theta ** (2 * pairs / head_dim), "o-", ms=3.5, color=color)
+        last = 2 * math.pi * theta ** (2 * pairs[-1] / head_dim)
+        ax.text(pairs[-1] + 0.4, last, name, color=color, va="center", fontsize=9)
+    ax.axhline(context, color=SOFT, lw=1, ls="--")
+    ax.text(0, context * 1.25, f"context: {context:,} tokens", fontsize=9, color=SOFT)
+    ax.set(xlabel="pair", ylabel="tokens for one turn", xlim=(-0.7, head_dim // 2 + 5))
+    ax.grid(axis="y")
+    return fig, f"tokens for one full turn of each pair, for theta {' and '.join(thetas)}"
+
+
+@styled
+def rope_scores(curves: dict[str, np.ndarray]):
+    """The score of a query and an equal key against the distance between them."""
+    fig, ax = figure(7.6, 2.7)
+    for color, (name, scores) in zip(PALETTE, curves.items(), strict=False):
+        ax.plot(np.arange(len(scores)), scores, color=color, lw=1.2, label=name)
+    ax.axhline(0, color=SOFT, lw=0.8)
+    ax.set(xlabel="distance in tokens", ylabel="score", xscale="symlog")
+    ax.set_xlim(0, max(len(s) for s in curves.values()) - 1)
+    ax.legend()
+    return fig, f"score against distance for {' and '.join(curves)}: high when near, then it sways"
+
+
+@styled
+def head_groups(num_heads: int, num_kv_heads: int):
+    """Which key/value head each query head reads, with repeat_interleave and with repeat."""
+    fig, axes = figure(8.6, 2.2, 2)
+    group = num_heads // num_kv_heads
+    wirings = {
+        "repeat_interleave: h // group": [h // group for h in range(num_heads)],
+        "repeat: h mod K  (wrong)": [h % num_kv_heads for h in range(num_heads)],
+    }
+    for ax, (title, reads) in zip(axes, wirings.items(), strict=True):
+        blank(ax, (-1.3, num_heads - 0.4), (-0.45, 1.5))
+        ax.set_title(title)
+        spread = (num_heads - 1) / num_kv_heads
+        for k in range(num_kv_heads):
+            kx = (k + 0.5) * spread
+            box(ax, kx, 0, 0.85, 0.3, f"kv {k}", PALETTE[k % 6], 8.5, filled=True)
+            for h in (h for h in range(num_heads) if reads[h] == k):
+                ax.plot([h, kx], [0.85, 0.15], color=PALETTE[k % 6], lw=1.6)
+        for h in range(num_heads):
+            box(ax, h, 1, 0.72, 0.3, str(h), PALETTE[reads[h] % 6], 8.5, filled=True)
+        ax.text(-1.25, 1, "query", va="center", fontsize=8.5, color=SOFT)
+    return fig, (
+        f"{num_heads} query heads and {num_kv_heads} key/value heads: neighbours share with "
+        "repeat_interleave, every third one with repeat"
+    )
+
+
+@styled
+def curves(lines: dict[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, alt: str):
+    """A few functions over one axis."""
+    fig, ax = figure(6.4, 2.7)
+    for color, (name, (x, y)) in zip(PALETTE, lines.items(), strict=False):
+        ax.plot(x, y, color=color, label=name)
+    ax.axhline(0, color=SOFT, lw=0.8)
+    ax.axvline(0, color=SOFT, lw=0.8)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return fig, alt

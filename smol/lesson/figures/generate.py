@@ -1,0 +1,95 @@
+"""The figures of notebook 7: probabilities before and after, surprise, time per token."""
+
+import html
+
+import numpy as np
+
+from smol.lesson.figures.style import BLUE, INK, RED, SOFT, coloured, figure, styled
+
+__all__ = ["by_batch", "by_temperature", "filters", "likelihood", "next_tokens", "token_times"]
+
+
+@styled
+def next_tokens(names: list[str], p: list[float], level: float, what: str):
+    """Probabilities of the likeliest next tokens, and the level that the true ones have."""
+    fig, ax = figure(8.2, 2.5)
+    ax.bar(range(len(p)), p, color=[BLUE if x > level / 2 else RED for x in p], width=0.75)
+    ax.axhline(level, color=INK, ls="--", lw=1.2)
+    ax.text(len(p) - 0.4, level * 1.04, what, ha="right", va="bottom")
+    ax.set_xticks(range(len(p)), names, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set(ylabel="probability", xlim=(-0.6, len(p) - 0.4))
+    ax.tick_params(axis="x", length=0)
+    return fig, f"probability of the {len(p)} likeliest next tokens, and a line for {what}"
+
+
+def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
+    """A text whose tokens are the darker the less likely the model found them."""
+    marked = ""
+    for i, logprob in zip(ids, logprobs, strict=True):
+        text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
+        alpha = min(1.0, max(0.0, -logprob / 6))
+        marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{text}</span>'
+    total = -sum(logprobs)
+    coloured(
+        [marked.replace("\n", "<br>")], f"{len(ids)} tokens and their {total:.0f} nats of surprise"
+    )
+
+
+@styled
+def filters(names: list[str], panels: dict[str, tuple[list[float], list[float]]]):
+    """For each panel the probabilities of the same tokens before (grey) and after (blue)."""
+    fig, axes = figure(2.3 * len(panels), 0.7 + 0.2 * len(names), len(panels), sharey=True)
+    rows = range(len(names))
+    for ax, (title, (before, after)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        ax.barh(rows, before, color="#c9c9c9", height=0.85)
+        ax.barh(rows, after, color=BLUE, height=0.45)
+        ax.set(title=title, xticks=[0, 0.2, 0.4], xlim=(0, 0.52), xlabel="probability")
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+    axes = np.atleast_1d(axes)
+    axes[0].set_yticks(rows, names)
+    axes[0].invert_yaxis()
+    return fig, f"next-token probabilities before and after: {', '.join(panels)}"
+
+
+@styled
+def by_temperature(shares: dict[float, float], level: float):
+    """The share of stories that the grammar can read, by the temperature they were drawn at."""
+    fig, ax = figure(6.4, 2.6)
+    ax.axhline(level, color=SOFT, ls="--", lw=1.2)
+    ax.text(max(shares), level, "the grammar's own", ha="right", va="bottom", color=SOFT)
+    drawn = {T: share for T, share in shares.items() if T > 0}
+    ax.plot(list(drawn), list(drawn.values()), "o-", color=BLUE)
+    if 0.0 in shares:  # one story, whatever the seed: no share
+        ax.plot([0], [shares[0.0]], "o", color=BLUE, mfc="white")
+        ax.annotate(" greedy: one story", (0, shares[0.0]), va="bottom", fontsize=9)
+    ax.set(xlabel="temperature", ylabel="stories read", ylim=(-0.03, 1.12))
+    ax.set_yticks([0, 0.5, 1], ["none", "half", "all"])
+    ax.grid(axis="y")
+    return fig, f"share of stories that the grammar can read at {len(shares)} temperatures"
+
+
+@styled
+def token_times(lines: dict[str, tuple[list[int], list[float]]]):
+    """Milliseconds for one more token against how many stand before it."""
+    fig, ax = figure(6.4, 2.7)
+    for color, (name, (x, seconds)) in zip((RED, BLUE), lines.items(), strict=False):
+        ax.plot(x, [1000 * s for s in seconds], color=color, label=name, lw=1.4)
+    ax.set(xlabel="tokens before it", ylabel="ms per token", ylim=(0, None))
+    ax.grid(axis="y")
+    ax.legend()
+    return fig, f"time of one more token against those before it: {', '.join(lines)}"
+
+
+@styled
+def by_batch(seconds: dict[int, float]):
+    """Time of one decode step against the conversations it serves, beside what it would be if
+    they took turns."""
+    fig, ax = figure(6.4, 2.7)
+    names, times = [str(B) for B in seconds], [1000 * s for s in seconds.values()]
+    turns = [B * times[0] for B in seconds]
+    ax.bar(names, turns, color="#dddddd", width=0.7, label="one after another (computed)")
+    ax.bar(names, times, color=BLUE, width=0.45, label="together (measured)")
+    ax.set(xlabel="conversations in the batch", ylabel="ms per step")
+    ax.legend()
+    return fig, f"time of a decode step for {', '.join(names)} conversations at once"

@@ -1,0 +1,202 @@
+"""Right answers to the exercises, most with switches that make of them the likely mistakes."""
+
+import codecs
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+
+from smol import count
+
+
+def parameters(config, tied=1):
+    D, F_, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    kv = config.num_key_value_heads * config.head_dim
+    heads = 1 if config.tie_word_embeddings else 2
+    block = 2 * D * D + 2 * D * kv + 3 * D * F_ + 2 * D
+    return (heads if tied else 1) * V * D + config.num_hidden_layers * block + D
+
+
+def rope(x, positions, theta, sign=1.0):
+    half = x.size(-1) // 2
+    angles = sign * positions.float()[:, None] * theta ** (-torch.arange(half).float() / half)
+    turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag), dim=-1)
+
+
+def window(T, S, size, extra=0):
+    return torch.ones(T, S, dtype=torch.bool).tril(S - T).triu(S - T - size + 1 + extra)
+
+
+def loss(logits, ids, shift=1):
+    labels = ids[:, shift:]
+    return F.cross_entropy(
+        logits[:, : labels.size(1)].reshape(-1, logits.size(-1)), labels.reshape(-1)
+    )
+
+
+def exp_loss(logits, ids):
+    p = logits[:, :-1].exp() / logits[:, :-1].exp().sum(-1, keepdim=True)
+    return -p.gather(-1, ids[:, 1:, None]).log().mean()
+
+
+def unmoved(model, ids, change=1):
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + change) % 256
+    return torch.equal(model(other)[:, :-1], model(ids)[:, :-1])
+
+
+def interleave(weight, heads):
+    rows, D = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, D).transpose(1, 2).reshape(rows, D)
+
+
+def cosine_nearest(table, token):
+    unit = table / table.norm(dim=-1, keepdim=True)
+    cosines = unit @ unit[token]
+    cosines[token] = -1.0
+    return cosines.argmax().item()
+
+
+def cache_bytes(config, tokens, size, heads="num_key_value_heads"):
+    return 2 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * tokens * size
+
+
+def count_pairs(words, numbers, overlap=True):
+    counts = {}
+    for word, n in zip(words, numbers, strict=True):
+        for pair in pairwise(word) if overlap else set(pairwise(word)):
+            counts[pair] = counts.get(pair, 0) + n
+    return counts
+
+
+def encode_word(symbols, ranks, first=min):
+    while pairs := [p for p in pairwise(symbols) if p in ranks]:
+        best = first(pairs, key=lambda pair: ranks[pair][0])
+        at = list(pairwise(symbols)).index(best)
+        symbols = [*symbols[:at], ranks[best][1], *symbols[at + 2 :]]
+    return symbols
+
+
+def whole_characters(chunks):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    return [decoder.decode(chunk) for chunk in chunks]
+
+
+def loses_what_is_invalid(chunks):
+    printed, waiting = [], b""
+    for chunk in chunks:
+        waiting += chunk
+        printed.append(waiting.decode(errors="ignore"))
+        waiting = waiting[len(printed[-1].encode()) :]
+    return printed
+
+
+def in_parts(tokenizer, text):
+    start, end = tokenizer.special_tokens["<|im_start|>"], tokenizer.special_tokens["<|im_end|>"]
+    parts = [tokenizer.encode(part, special=False) for part in ("user\n", text)]
+    return [start, *parts[0], *parts[1], end, *tokenizer.encode("\n")]
+
+
+def safe_turn(tokenizer, text, special=False):
+    start, end = tokenizer.special_tokens["<|im_start|>"], tokenizer.special_tokens["<|im_end|>"]
+    content = tokenizer.encode(f"user\n{text}", special=special)
+    return [start, *content, end, *tokenizer.encode("\n")]
+
+
+def clip(gradients, longest, at_least=True, together=True):
+    norm = sum(g.pow(2).sum() for g in gradients).sqrt()
+    norms = [norm if together else g.norm() for g in gradients]
+    scales = [longest / n for n in norms]
+    return [
+        g * (s.clamp(max=1) if at_least else s) for g, s in zip(gradients, scales, strict=True)
+    ]
+
+
+def adamw(w, g, m, v, t, lr, betas, eps, weight_decay, corrected=True, decoupled=True):
+    g = g if decoupled else g + weight_decay * w
+    m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+    by = [1 - beta**t if corrected else 1 for beta in betas]
+    step = (m / by[0]) / ((v / by[1]).sqrt() + eps)
+    return w - lr * (step + (weight_decay * w if decoupled else 0)), m, v
+
+
+def verdict(train, held_out, floor, uniform):
+    if held_out < floor:
+        return "leak"
+    if train < max(floor, held_out / 2):
+        return "by heart"
+    return "nothing" if held_out >= uniform else "learning"
+
+
+def most_tokens(config, length, bandwidth, heads="num_key_value_heads"):
+    cache = 4 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * length
+    return bandwidth / (count.checkpoint_bytes(config) + cache)
+
+
+def largest_batch(config, length, memory):
+    return max(0, (memory - count.checkpoint_bytes(config)) // count.cache_bytes(config, length))
+
+
+def choices(logits):
+    p = logits.softmax(-1)
+    return torch.special.entr(p).sum(-1).exp()
+
+
+def longest_beginning(held, stop):
+    return max((n for s in stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
+
+
+def until(pieces, stop, hold_back=longest_beginning):
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [(held.index(s) + len(s), held.index(s)) for s in stop if s in held]
+        if ends:
+            held = held[: min(ends)[1]]
+            break
+        sure = len(held) - hold_back(held, stop)
+        yield held[:sure]
+        held = held[sure:]
+    yield held
+
+
+def until_without_holding_back(pieces, stop):
+    for piece in pieces:
+        if any(s in piece for s in stop):
+            yield piece[: min(piece.index(s) for s in stop if s in piece)]
+            return
+        yield piece
+
+
+def until_all_is_there(pieces, stop):
+    yield from until(["".join(pieces)], stop)
+
+
+def until_held_back_too_much(pieces, stop):
+    yield from until(pieces, stop, lambda held, stop: min(len(held), max(map(len, stop)) - 1))
+
+
+def beam_search(log_probs, prompt, width, steps):
+    ids, scores = torch.tensor([prompt]), torch.zeros(1)
+    for _ in range(steps):
+        longer = scores[:, None] + log_probs(ids)
+        scores, best = longer.flatten().topk(min(width, longer.numel()))
+        rows = best // longer.size(1)
+        ids = torch.cat((ids[rows], (best % longer.size(1))[:, None]), dim=1)
+    return ids[0].tolist()
+
+
+def speculate(p, q, generator):
+    token = torch.multinomial(q, 1, generator=generator).item()
+    if torch.rand(1, generator=generator).item() < p[token] / q[token]:
+        return token, True
+    return torch.multinomial((p - q).clamp(min=0), 1, generator=generator).item(), False
+
+
+def speculate_anew(p, q, generator):
+    """Draws from p where the draft is refused: what the draft likes comes too often."""
+    token = torch.multinomial(q, 1, generator=generator).item()
+    if torch.rand(1, generator=generator).item() < p[token] / q[token]:
+        return token, True
+    return torch.multinomial(p, 1, generator=generator).item(), False

@@ -1,0 +1,62 @@
+"""Device and precision, by capability; GPUs that are not here are played."""
+
+import pytest
+import torch
+
+from smol.device import choose_device, choose_dtype, choose_precision
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "dtype", "want"),
+    [
+        ("T4", (7, 5), "auto", (torch.float16, True, False)),
+        ("T4", (7, 5), "float32", (None, False, False)),
+        ("A100", (8, 0), "auto", (torch.bfloat16, False, True)),
+        ("A100", (8, 0), "float16", (torch.float16, True, True)),
+        ("H200", (9, 0), "auto", (torch.bfloat16, False, True)),
+        ("H200", (9, 0), "float32", (None, False, True)),
+    ],
+)
+def test_precision_on_gpus(gpu, capability, dtype, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)  # a T4 says so
+    assert choose_precision(torch.device("cuda"), dtype) == want
+
+
+def test_precision_elsewhere():
+    for kind in ("cpu", "mps"):
+        assert choose_precision(torch.device(kind)) == (None, False, False)
+        assert choose_precision(torch.device(kind), "bfloat16").autocast == torch.bfloat16
+        with pytest.raises(ValueError, match=f"float16 needs a CUDA GPU to train, not {kind}"):
+            choose_precision(torch.device(kind), "float16")
+    with pytest.raises(ValueError, match="dtype 'int8' is none of auto, float32"):
+        choose_precision(torch.device("cpu"), "int8")
+
+
+def test_bf16_on_a_t4_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
+        choose_precision(torch.device("cuda"), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "want"), [(1, 0, "cuda"), (1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")]
+)
+def test_the_best_device_there_is(cuda, mps, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert choose_device().type == want
+    assert choose_device("cpu").type == "cpu"
+    if not cuda:
+        with pytest.raises(ValueError, match="device 'cuda' is not to be had here"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "want"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)]
+)
+def test_weights_to_generate_with_are_bf16_where_that_is_fast(capability, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert choose_dtype(torch.device("cuda")) == want  # and never fp16, which may overflow
+    assert choose_dtype(torch.device("cuda"), "float16") == torch.float16
+    assert choose_dtype(torch.device("cpu")) == choose_dtype(torch.device("mps")) == torch.float32

@@ -1,0 +1,309 @@
+"""Every exercise accepts a right answer and rejects each of the likely wrong ones."""
+
+import importlib
+import math
+import operator
+import pkgutil
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smol import count
+from smol.lesson import checks
+from smol.lesson.checks.parity import check_diagnosis, check_own_mutant
+from smol.lesson.exercise import SMALL
+from smol.model import SmolLM2
+from smol.tests.answers import (
+    adamw,
+    beam_search,
+    cache_bytes,
+    choices,
+    clip,
+    cosine_nearest,
+    count_pairs,
+    encode_word,
+    exp_loss,
+    in_parts,
+    interleave,
+    largest_batch,
+    loses_what_is_invalid,
+    loss,
+    most_tokens,
+    parameters,
+    rope,
+    safe_turn,
+    speculate,
+    speculate_anew,
+    unmoved,
+    until,
+    until_all_is_there,
+    until_held_back_too_much,
+    until_without_holding_back,
+    verdict,
+    whole_characters,
+    window,
+)
+
+FILES = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def checks_of(module) -> dict[str, Callable]:
+    """The checks that a file defines, by the name of their exercise."""
+    return {
+        name.removeprefix("check_"): function
+        for name, function in vars(module).items()
+        if name.startswith("check_") and function.__module__ == module.__name__
+    }
+
+
+MODULES = [
+    importlib.import_module(f"smol.lesson.checks.{found.name}")
+    for found in pkgutil.iter_modules(checks.__path__)
+]
+CHECKS = {name: check for module in MODULES for name, check in checks_of(module).items()}
+
+# a right answer, wrong answers: each the likely mistake
+EXERCISES = {
+    "choices": (
+        choices,
+        [
+            lambda x: (-(x.softmax(-1) * x.log_softmax(-1)).sum(-1)).exp(),  # 0 times -inf
+            lambda x: torch.special.entr(x.softmax(-1)).sum(-1),
+            lambda x: torch.special.entr(x.softmax(-1)).sum().exp(),
+        ],
+    ),
+    "until": (
+        until,
+        [
+            until_without_holding_back,
+            until_all_is_there,
+            until_held_back_too_much,
+            lambda pieces, stop: pieces,
+        ],
+    ),
+    "beam": (
+        beam_search,
+        [
+            lambda f, prompt, width, steps: beam_search(f, prompt, 1, steps),
+            lambda f, prompt, width, steps: beam_search(f, prompt, 1000, steps),
+            lambda f, prompt, width, steps: beam_search(f, prompt, width, steps)[1:],
+            lambda *_: torch.zeros(5),
+        ],
+    ),
+    "speculate": (
+        speculate,
+        [
+            speculate_anew,
+            lambda p, q, g: (torch.multinomial(p, 1, generator=g).item(), True),
+            lambda p, q, g: (torch.multinomial(q, 1, generator=g).item(), True),
+            lambda p, q, g: torch.multinomial(p, 1, generator=g).item(),
+        ],
+    ),
+    "run_flops": (
+        lambda c, s, b, t: s * b * t * count.flops_per_token(c, t),
+        [
+            lambda c, s, b, t: b * t * count.flops_per_token(c, t),
+            lambda c, s, b, t: 6 * s * b * t * count.count_parameters(c)["total"],
+        ],
+    ),
+    "most_tokens": (
+        most_tokens,
+        [
+            lambda *a: most_tokens(*a, heads="num_attention_heads"),
+            lambda c, n, b: b / count.checkpoint_bytes(c),
+            lambda c, n, b: most_tokens(c, n, b) / 2,
+        ],
+    ),
+    "largest_batch": (
+        largest_batch,
+        [
+            lambda c, n, m: (m - count.checkpoint_bytes(c)) // count.cache_bytes(c, n),
+            lambda c, n, m: m // count.cache_bytes(c, n),
+            lambda c, n, m: round(largest_batch(c, n, m) + 0.6),
+        ],
+    ),
+    "training_days": (
+        lambda t, n, p, r, e: t / (n * r * e) / 86400,
+        [
+            lambda t, n, p, r, e: t / (n * r) / 86400,
+            lambda t, n, p, r, e: t / (n * r / e) / 86400,
+            lambda t, n, p, r, e: t / (n * r * e) / 3600,
+        ],
+    ),
+    "clip": (
+        clip,
+        [
+            lambda g, n: clip(g, n, at_least=False),
+            lambda g, n: clip(g, n, together=False),
+            lambda g, n: [t.clamp(-n, n) for t in g],
+            lambda g, n: g[:1],
+        ],
+    ),
+    "adamw": (
+        adamw,
+        [
+            lambda *a: adamw(*a, corrected=False),
+            lambda *a: adamw(*a, decoupled=False),
+            lambda *a: adamw(*a)[0],
+        ],
+    ),
+    "whole_mean": (
+        lambda losses, counts: sum(map(operator.mul, losses, counts)) / sum(counts),
+        [lambda losses, counts: sum(losses) / len(losses), lambda losses, counts: sum(losses)],
+    ),
+    "verdict": (
+        verdict,
+        [
+            lambda t, h, f, u: "leak" if min(t, h) < f else verdict(t, h, f, u),
+            lambda t, h, f, u: "by heart" if t < h else verdict(t, h, f, u),
+            lambda t, h, f, u: "learning",
+            lambda t, h, f, u: "nothing" if h >= u else verdict(t, h, f, u),
+            lambda t, h, f, u: "by heart" if t < f <= h else verdict(max(t, h / 2), h, f, u),
+        ],
+    ),
+    "count": (
+        parameters,
+        [lambda c: parameters(c, tied=0), lambda c: 134_515_008],
+    ),
+    "cache_bytes": (
+        cache_bytes,
+        [lambda c, t, s: cache_bytes(c, t, s, "num_attention_heads"), lambda c, t, s: 23_040 * t],
+    ),
+    "nearest": (
+        cosine_nearest,
+        [
+            lambda table, t: (table @ table[t]).argmax().item(),
+            lambda table, t: (table / table.norm(dim=-1, keepdim=True) @ table[t]).argmax().item(),
+        ],
+    ),
+    "layer_norm": (
+        lambda x, w: F.layer_norm(x, x.shape[-1:], w),
+        [
+            lambda x, w: F.rms_norm(x, x.shape[-1:], w),
+            lambda x, w: (x - x.mean(-1, True)) * w,
+            len,
+        ],
+    ),
+    "rope_complex": (
+        rope,
+        [
+            lambda x, p, t: rope(x, p, t, -1.0),
+            lambda x, p, t: rope(x, p - 100, t),
+            lambda x, p, t: torch.complex(x, x),
+        ],
+    ),
+    "sliding_mask": (
+        window,
+        [lambda T, S, n: window(T, S, n, 1), lambda T, S, n: window(T, S, n).float()],
+    ),
+    "to_interleaved": (
+        interleave,
+        [lambda w, h: w, lambda w, h: interleave(w, 1)],
+    ),
+    "cross_entropy": (loss, [lambda z, i: loss(z, i, 0), exp_loss]),
+    "count_pairs": (
+        count_pairs,
+        [
+            lambda words, numbers: count_pairs(words, numbers, overlap=False),
+            lambda words, numbers: count_pairs(words, [1] * len(words)),
+            lambda words, numbers: [],
+        ],
+    ),
+    "encode_word": (
+        encode_word,
+        [lambda s, r: encode_word(s, r, max), lambda s, r: encode_word(s, r, lambda p, key: p[0])],
+    ),
+    "whole_characters": (
+        whole_characters,
+        [
+            lambda chunks: [chunk.decode(errors="replace") for chunk in chunks],
+            lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks],
+            lambda chunks: ["", *whole_characters(chunks)],
+            loses_what_is_invalid,
+        ],
+    ),
+    "bits_per_byte": (
+        lambda loss, tokens, size: loss * tokens / size / math.log(2),
+        [
+            lambda loss, tokens, size: loss * tokens / size,
+            lambda loss, tokens, size: loss / size / math.log(2),
+        ],
+    ),
+    "safe_turn": (
+        safe_turn,
+        [
+            lambda t, text: safe_turn(t, text, special=True),
+            in_parts,
+            lambda t, text: t.encode(f"<|im_start|>user\n{text}<|im_end|>\n", special=False),
+        ],
+    ),
+    "is_causal": (
+        unmoved,
+        [lambda m, i: True, lambda m, i: False, lambda m, i: unmoved(m, i, 0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercise(name, capsys):
+    check, (right, wrong) = CHECKS[name], EXERCISES[name]
+    state = torch.get_rng_state()
+    check(lambda *_: ...)
+    assert capsys.readouterr().out == "not attempted yet\n"
+    check(right)
+    assert capsys.readouterr().out == "correct\n"
+    for answer in wrong:
+        check(answer)
+        assert capsys.readouterr().out.startswith("not yet: ")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_check_is_tested():
+    assert len(CHECKS) == sum(len(checks_of(module)) for module in MODULES)
+    assert set(CHECKS) - set(EXERCISES) == {"diagnosis", "own_mutant"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
+    cells = nbformat.read(file, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    module = importlib.import_module(f"smol.lesson.checks.{file.stem[3:]}")
+    used = set(re.findall(r"^check_(\w+)\(", code, re.MULTILINE))
+    assert used == set(checks_of(module)) != set()
+
+
+def test_diagnosis(capsys):
+    for answer, said in (
+        (..., "not attempted yet"),
+        ("rope_on_q_only", "correct"),
+        (
+            "no_mask",
+            "not yet: it is not no_mask: what does that one change, and where? And yours?",
+        ),
+        ("nonsense", "not yet: 'nonsense' is none of smol.parity.MUTANTS"),
+    ):
+        check_diagnosis(answer, 5)
+        assert capsys.readouterr().out == said + "\n"
+
+
+def test_own_mutant(capsys):
+    def caught_by(mutant):
+        model = mutant(SmolLM2(SMALL))
+        changed = type(model) is not SmolLM2
+        return {"early": "gelu" in mutant.diff(), "ladder": changed and "eps" in mutant.diff()}
+
+    for edit, said in (
+        (..., "not attempted yet"),
+        (("+ self.eps)", "+ 2 * self.eps)"), "correct"),
+        (("x32 = x.float()", "x32 = x"), "not yet: that is norm_in_input_dtype, one of the fifty"),
+        (("F.silu(", "F.gelu("), "not yet: it is caught without the ladder, by: early"),
+        (("x.float()", "x.double()"), "not yet: the ladder does not see it either"),
+        (("not in the file", "x"), "not yet: it raised ValueError"),
+    ):
+        check_own_mutant(edit, caught_by)
+        assert capsys.readouterr().out.startswith(said)

@@ -1,0 +1,103 @@
+"""Every figure is drawn, and says in words what it shows."""
+
+import ast
+import importlib
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smol import BPETokenizer, SmolLM2Config, stories
+from smol.lesson import figures
+from smol.parity import MUTANTS
+
+FOLDER = Path(figures.__file__).parent
+FILES = sorted(f for f in FOLDER.glob("*.py") if f.name[:2] != "__" and f.name != "style.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_figure_of_a_file_is_one_of_the_package(file):
+    module = importlib.import_module(f"smol.lesson.figures.{file.stem}")
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    public = [n.name for n in body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
+    assert sorted(module.__all__) == sorted(public), f"complete __all__ in {file.name}"
+    for name in public:
+        assert getattr(figures, name, None) is getattr(module, name), (
+            f"figures.{name} is not {file.name}'s: import * from it in figures/__init__.py"
+        )
+
+
+def test_no_two_figures_have_one_name():
+    names = [f.stem for f in FILES]  # figures.train is the file and can be no figure
+    for file in FILES:
+        names += importlib.import_module(f"smol.lesson.figures.{file.stem}").__all__
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+
+
+def test_coloured_texts_say_what_they_show(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **kwargs: shown.append(data))
+    trained = BPETokenizer.train(["aa aa"], 258)
+    figures.tokens(trained, ["aa aa", "<é>\n"])
+    alt = "2 tokens: aa|·aa; 5 tokens: <|c3|a9|>|↵"
+    assert shown[0]["text/plain"] == f"Figure: {alt}"
+    assert "&lt;" in shown[0]["text/html"] and "<é>" not in shown[0]["text/html"]
+    story = stories.write(1, seed=0)[0]
+    figures.surprise(story, stories.read(story))
+    assert f"{-stories.log_prob(story):.1f} nats" in shown[1]["text/plain"]
+    figures.attended(trained, trained.encode("aa <"), torch.tensor([0.25, 0.75, 0.0, 0.0]))
+    assert shown[2]["text/plain"].endswith("where '<' comes next, in 3 tokens")
+    assert shown[2]["text/html"].count("0.45)") == 1
+    figures.likelihood(trained, trained.encode("<aa"), [-0.6, -9.0])
+    assert shown[3]["text/plain"] == "Figure: 2 tokens and their 10 nats of surprise"
+    assert '0.10)">&lt;' in shown[3]["text/html"] and '1.00)">aa' in shown[3]["text/html"]
+    assert "<u><span" in shown[2]["text/html"] and "&lt;</span></u>" in shown[2]["text/html"]
+
+
+def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a[0], k)))
+    before = "matplotlib.pyplot" in sys.modules
+    figures.map_strip(2)
+    figures.architecture(SmolLM2Config())
+    figures.parameter_bars({"embed_tokens": 10, "norms": 1})
+    figures.weight_histograms({"a": np.zeros(9), "b": np.full(9, 0.1)}, 1 / 24)
+    figures.residual_growth({"x": [1.0, 2.0]})
+    figures.rope_dials(64, 1e5)
+    figures.rope_wavelengths(64, {"θ = 10,000": 1e4}, 8192)
+    figures.rope_scores({"θ = 10,000": np.ones(9)})
+    figures.head_groups(9, 3)
+    figures.matrices({"mask": np.tril(np.ones((4, 4)))})
+    figures.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
+    figures.divergence({"a": [0.0, 1.0]})
+    figures.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
+    trained = BPETokenizer.train(["marmalade marmalade"], 270)
+    figures.pipeline(trained, "one marmalade")
+    figures.merge_tree(trained, " marmalade")
+    figures.compression({"a": ([256, 512], [1.0, 2.0])})
+    figures.schedules({"wsd": [0.1, 1.0, 0.5]})
+    figures.sweep([1e-3, 1e-2], [3.0, 4.0])
+    figures.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
+    figures.by_depth({"as it is": [1.0, 2.0]}, {"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
+    rungs = [{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}]
+    figures.speedups(rungs, "a CPU")
+    figures.flops_by_length(SmolLM2Config())
+    figures.cache_growth(SmolLM2Config())
+    figures.memory_by_batch(SmolLM2Config(), 1024)
+    figures.roofline(1e11, 1e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, 3e9, 0.6)})
+    figures.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2, (1.4, 1.9))
+    figures.next_tokens(["a", "b"], [0.5, 0.1], 0.5, "the truth")
+    figures.filters(["a", "b"], {"top-k": ([0.5, 0.4], [1.0, 0.0])})
+    figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
+    figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
+    figures.by_batch({1: 0.1, 2: 0.12})
+    assert len(shown) == 31
+    for data, options in shown:
+        alt = options["metadata"]["image/png"]["alt"]
+        assert len(alt) > 5
+        assert data["text/plain"] == f"Figure: {alt}"
+        assert len(data["image/png"]) > 2000
+    assert ("matplotlib.pyplot" in sys.modules) == before

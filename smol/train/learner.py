@@ -1,0 +1,143 @@
+"""A model and what trains it: one step, on one device or on a share of several."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from smol.device import Precision
+from smol.model import SmolLM2
+from smol.pretrained import skeleton
+from smol.train.data import Validation
+from smol.train.evaluation import evaluate
+from smol.train.loss import LossModel
+from smol.train.optimizer import optimizers_of
+from smol.train.ranks import Ranks
+from smol.train.settings import TrainConfig
+
+
+class Learner:
+    """A model with its loss and optimizers, alone or as one of several processes.
+
+    Under DDP each process has all of them; with `fsdp` (FSDP2) a share of weights, gradients and
+    optimizer, and whoever wants a whole one has to ask in all processes at once.
+    """
+
+    def __init__(
+        self,
+        model: SmolLM2,
+        config: TrainConfig,
+        device: torch.device,
+        precision: Precision,
+        ranks: Ranks,
+    ):
+        self.config, self.device, self.precision, self.ranks = config, device, precision, ranks
+        self.model = model.to(device).train()
+        self.loss_model = self.wrapped = LossModel(self.model)
+        self.sharded = ranks.size > 1 and config.fsdp
+        if self.sharded:
+            mesh = init_device_mesh(device.type, (ranks.size,))
+            for layer in self.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(self.loss_model, mesh=mesh)
+        elif ranks.size > 1:
+            ids = [device] if device.type == "cuda" else None
+            self.wrapped = DistributedDataParallel(self.loss_model, device_ids=ids)
+        self.optimizers = optimizers_of(self.model, config, fused=device.type == "cuda")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
+        self.wrapped = torch.compile(self.wrapped) if config.compile else self.wrapped
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this process is needed where the whole model is: the first one, or its shard."""
+        return self.ranks.rank == 0 or self.sharded
+
+    def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Leaves the gradients of a batch's mean loss in the parameters, in `accumulate` parts.
+
+        inputs and labels (B, T) are the whole batch's. Gives the sum of -ln p of this process'
+        share, (), and the number of targets in the whole batch.
+        """
+        targets, parts = (labels != -100).sum().item(), self.config.accumulate
+        nats = torch.zeros((), device=self.device)
+        mine = [self.ranks.share_of(t).to(self.device).chunk(parts) for t in (inputs, labels)]
+        for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
+            with self._autocast(), self._synchronised(number == parts):
+                loss, _ = self.wrapped(x, y)
+                # DDP and FSDP take the mean over processes, and the sum is wanted.
+                self.scaler.scale(loss * self.ranks.size / targets).backward()
+            nats += loss.detach()
+        return nats, targets
+
+    def update(self, rate: float) -> Tensor:
+        """Takes the step at this learning rate, drops the gradients; their norm unclipped, ()."""
+        for group in [group for o in self.optimizers for group in o.param_groups]:
+            group["lr"] = rate
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = norm.full_tensor() if self.sharded else norm
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        return norm
+
+    def evaluate(self, validation: Validation) -> dict:
+        """`smol.train.evaluate` of the model as it stands."""
+        self.model.eval()
+        with self._autocast():
+            row = evaluate(self.loss_model, validation, self.device)
+        self.model.train()
+        if self.sharded:  # FSDP keeps the root gathered after a forward, for its backward
+            self.loss_model.reshard()
+        return row
+
+    def state_dict(self) -> dict:
+        """Optimizer and scaler, whole, on the CPU (sharded: in the first process only)."""
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return {
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizers, options=whole),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on where `state` was taken, in any number of processes."""
+        whole = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self.model, self.optimizers, state["optimizer"], options=whole)
+        self.scaler.load_state_dict(state["scaler"])
+
+    def whole_model(self) -> SmolLM2:
+        """The model that can be saved (sharded: whole in the first process only)."""
+        if not self.sharded:
+            return self.model
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights, plain = (
+            get_model_state_dict(self.model, options=whole),
+            skeleton(self.model.config),
+        )
+        if self.ranks.rank == 0:
+            plain.load_state_dict(weights, assign=True)
+            plain.tie_weights()
+        return plain
+
+    def _autocast(self):
+        dtype = self.precision.autocast
+        return torch.autocast(self.device.type, dtype or torch.float32, enabled=dtype is not None)
+
+    def _synchronised(self, now: bool):
+        """A context whose backward pass adds up all processes' gradients, or keeps its own."""
+        if self.sharded:
+            self.loss_model.set_requires_gradient_sync(now)
+        elif self.ranks.size > 1 and not now:
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()

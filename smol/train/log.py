@@ -1,0 +1,90 @@
+"""What a run says: metrics.jsonl, and the bar in the terminal.
+
+A row of metrics.jsonl has `step` (how many were taken) and, of that step's batch, `loss` (nats a
+target, before its update), `lr` and `grad_norm` (before clipping); `tokens` and `unique_tokens`
+seen since the run began; `tokens_per_second` since the last row. Where the model was evaluated:
+`val_loss` (nats a token), `val_bits_per_byte`, `val_over_floor` (0.05 is 5 %) and a `sample`.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from smol.files import written_beside
+from smol.train.settings import TrainConfig
+
+
+class Log:
+    """metrics.jsonl: an object a line, written at once. A resumed run drops what it repeats."""
+
+    def __init__(self, file: Path, after: int):
+        kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
+        with written_beside(file.parent, file.name) as (part,):
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = file
+
+    def add(self, row: dict) -> None:
+        """Appends one row, as a line."""
+        with self.file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+
+def read_log(file: str | Path) -> list[dict]:
+    """The rows of a metrics.jsonl. A last line that a kill cut short is left out.
+
+    Raises ValueError, with its number, for any other line that is not JSON.
+    """
+    rows = []
+    *lines, last = Path(file).read_bytes().split(b"\n")  # empty, or cut short
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{file}: line {number} is not JSON ({error}): delete that line"
+            ) from error
+    with contextlib.suppress(ValueError):  # what lacks its line end only is still a row
+        rows.append(json.loads(last))
+    return rows
+
+
+class Progress:
+    """The bar, the words beside it, and the clock: in the terminal of one process only."""
+
+    def __init__(self, config: TrainConfig, step: int, shown: bool):
+        from tqdm import tqdm
+
+        about = {"desc": f"train {config.preset}", "unit": " steps", "disable": not shown}
+        self._bar = tqdm(total=config.steps, initial=step, **about)
+        self._shown = shown
+        self.restart_clock()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+
+    def step(self, targets: int) -> None:
+        """One step more, of so many targets."""
+        self._tokens += targets
+        self._bar.update()
+
+    def restart_clock(self) -> None:
+        """What `tokens_per_second` counts begins here."""
+        self._since, self._tokens = time.perf_counter(), 0
+
+    def tokens_per_second(self) -> float:
+        """Targets a second since the clock was restarted."""
+        return self._tokens / (time.perf_counter() - self._since)
+
+    def show_loss(self, loss: float) -> None:
+        """Writes it behind the bar."""
+        self._bar.set_postfix(loss=f"{loss:.3f}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._shown:
+            self._bar.write(text, file=sys.stderr)

@@ -1,0 +1,37 @@
+"""What takes the step: AdamW, or Muon with it, and which weights decay."""
+
+import torch
+from torch import nn
+
+from smol.train.settings import TrainConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices, which decay, and vectors (the norms), which do not: a norm belongs near 1."""
+    parameters = list(model.parameters())  # a tied head comes once
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def optimizers_of(
+    model: nn.Module, config: TrainConfig, fused: bool
+) -> list[torch.optim.Optimizer]:
+    """What takes the step: AdamW alone (Loshchilov & Hutter 2019), or Muon and AdamW.
+
+    Muon (Jordan et al. 2024) makes each matrix' step orthogonal, of the size that AdamW's would
+    have (Liu et al. 2025). It is for the matrices between embedding and head; AdamW takes the
+    rest, which then does not decay.
+    """
+    adamw = {"lr": config.learning_rate, "betas": config.betas, "fused": fused}
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(parameter_groups(model, config.weight_decay), **adamw)]
+    named = dict(model.named_parameters()).items()
+    rest = [p for name, p in named if p.ndim < 2 or name.startswith(("embed_tokens", "lm_head"))]
+    matrices = [p for p in model.parameters() if not any(p is other for other in rest)]
+    muon = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    return [
+        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon),
+        torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
+    ]
