@@ -1,0 +1,84 @@
+"""Other processors' kernels: two notebooks' numbers, and the command that runs all of it."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from smol.tests import processors
+from smol.tests.processors import PROCESSORS, ROOT, differences, environment, measured_cells
+
+KERNELS = "import torch\nprint(torch.backends.cpu.get_cpu_capability())"
+
+
+def cell(source: str, shown: str = "", tags=()):
+    outputs = [new_output("stream", name="stdout", text=shown)] if shown else []
+    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
+
+
+@pytest.mark.parametrize("name", ["02_build", "05_train"])
+def test_generic_kernels_print_the_same_numbers(name):
+    """Some half a minute each; all cells under all kernels: `python -m smol.tests.processors`."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    part = measured_cells(notebook)
+    assert len(part.cells) > 10
+    assert differences(part, "generic") == []
+
+
+def test_a_cell_that_depends_on_the_processor_is_found():
+    stored = new_notebook(
+        cells=[cell("x = 1"), cell(KERNELS, "AVX512\n"), cell(KERNELS, "DEFAULT\n")]
+    )
+    (found,) = differences(stored, "generic")
+    assert "AVX512" in found and "DEFAULT" in found
+
+
+def test_measured_cells_come_with_what_they_need_and_without_slow_ones():
+    cells = [
+        cell("set_up = 1"),
+        cell("a = 2"),
+        cell("b = 3"),
+        cell("def f(x):\n    c = x\n    return a + c"),
+        cell("print(f(1) / 2)", "1.5\n"),
+        cell("c = 4", tags=["slow"]),
+        cell("print(c / 3)", "1.3\n"),
+        cell("print(b / 2)", "1.5\n", tags=["nbval-ignore-output"]),
+        cell("print(b)", "3\n"),
+        cell("print(f'{b / 10:.0%}')", "30%\n"),
+    ]
+    part = measured_cells(new_notebook(cells=cells))
+    assert [c.source for c in part.cells] == [cells[k].source for k in (0, 1, 2, 3, 4, 9)]
+
+
+def test_each_processor_is_played(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")  # of the shell: not what is asked for
+    said = {
+        name: subprocess.run(
+            [sys.executable, "-c", KERNELS], env=environment(name), capture_output=True, text=True
+        ).stdout.strip()
+        for name in PROCESSORS
+    }
+    assert said["generic"] in ("DEFAULT", "NO AVX")
+    assert said["avx2"] in ("AVX2", said["native"])
+
+
+def test_the_command_says_which_cells_differ(monkeypatch, tmp_path, capsys):
+    cells = [cell("print('same')", "same\n"), cell(KERNELS, "none at all\n")]
+    for number, each in enumerate(cells, 1):
+        each.execution_count = number
+    file = tmp_path / "01_two.ipynb"
+    nbformat.write(new_notebook(cells=cells), file)
+    monkeypatch.setattr(sys, "argv", ["x", "generic", "--tests", str(file)])
+    assert processors.main() == 1
+    said = capsys.readouterr().out
+    assert "1 failed, 1 passed" in said and "Cell 1" in said and "none at all" in said
+    assert "1 differ" in said and "Cell 0" not in said
+
+
+def test_the_command_names_unknown_processors(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "quantum"])
+    with pytest.raises(SystemExit):
+        processors.main()
+    assert "no processor quantum: choose from generic, avx2, native" in capsys.readouterr().err
