@@ -57,6 +57,7 @@ def failures(report: Path) -> list[tuple[str, str]]:
             if part.tag in ("failure", "error"):
                 said = part.get("message") or ""
                 text = said if len(said) > 20 else f"{said}\n{part.text or ''}"
+                text = re.sub(r"(\x1b|#x1B)\[\d+m", "", text)  # nbval's colours
                 found.append((f"{case.get('classname')} {case.get('name')}", text.strip()))
     return found
 

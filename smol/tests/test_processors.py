@@ -74,7 +74,7 @@ def test_the_command_says_which_cells_differ(monkeypatch, tmp_path, capsys):
     assert processors.main() == 1
     said = capsys.readouterr().out
     assert "1 failed, 1 passed" in said and "Cell 1" in said and "none at all" in said
-    assert "1 differ" in said and "Cell 0" not in said
+    assert "1 differ" in said and "Cell 0" not in said and "[0m" not in said
 
 
 def test_the_command_names_unknown_processors(monkeypatch, capsys):
