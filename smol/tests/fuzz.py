@@ -82,7 +82,7 @@ def targets(folder: Path) -> dict[str, tuple[Path, Callable]]:
     save_pretrained(model, folder / "model")
     tokenizer.save(folder / "model")
     config = TrainConfig(steps=4)
-    state = {"config": json.loads(json.dumps(config.deciding())), "torch": torch.get_rng_state()}
+    state = {"config": config.deciding(), "torch": torch.get_rng_state()}
     save_checkpoint(folder / "run", 2, state, model, tokenizer, keep=1)
     step = folder / "run" / "step-000002"
     return {

@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, and refused where they are not of the run that resumes them."""
 
-import json
 import os
 import re
 import shutil
@@ -62,7 +61,7 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
         raise ValueError(
             f"{folder} is torn (the weights are not those it was saved with): {remedy}"
         )
-    now = json.loads(json.dumps(config.deciding()))
+    now = config.deciding()
     if changed := [k for k in now if made.get(k) != now[k]]:
         what = ", ".join(f"{k} {made.get(k)!r}, not {now[k]!r}" for k in changed)
         raise ValueError(

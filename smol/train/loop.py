@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 from collections.abc import Iterator
@@ -133,7 +132,7 @@ def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, st
     if not learner.wanted:
         return
     state = {
-        "config": json.loads(json.dumps(config.deciding())),
+        "config": config.deciding(),
         **learner.state_dict(),
         "batches": reading.batches.state_dict(),
         "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU

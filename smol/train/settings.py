@@ -1,6 +1,7 @@
 """What a run is told: sizes of model by name, and the settings with their checks."""
 
 import dataclasses
+import json
 import math
 from typing import NamedTuple
 
@@ -119,10 +120,11 @@ class TrainConfig:
             raise ValueError(f"seq_len {self.seq_len} is over the preset's context of {longest}")
 
     def deciding(self) -> dict:
-        """The settings that a checkpoint and the run that resumes it must share.
+        """The settings that a checkpoint and the run that resumes it must share, as JSON has them.
 
         Not `steps`: a run may be made longer, and goes on with the longer schedule.
         """
         often = ("log_every", "eval_every", "save_every", "keep")
         free = ("steps", "device", "compile", "fsdp", *often)
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
+        kept = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
+        return json.loads(json.dumps(kept))
