@@ -1,13 +1,17 @@
-"""Files that are whole or not there: written beside and renamed, on the disk, checked by hash."""
+"""Files that are whole or not there: written beside and renamed, on the disk, checked by hash; and
+the folder for what need not be made twice."""
 
 import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+CACHE = Path(__file__).parents[1] / "data" / "cache"
 
 
 def sha256_of(file: Path) -> str:
@@ -53,3 +57,41 @@ def written_beside(directory: Path, *names: str) -> Iterator[list[Path]]:
     finally:
         for file in files:
             file.unlink(missing_ok=True)
+
+
+def cache_folders() -> list[Path]:
+    """Where downloads and tokens may lie: the checkout's data/cache, then a folder of the user,
+    for a checkout that cannot be written (a container's, a workshop's)."""
+    own = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return [CACHE, Path(own, "smol")]
+
+
+def cached(name: str) -> Path | None:
+    """The file of that name in one of the `cache_folders`; None where there is none."""
+    return next((f for folder in cache_folders() if (f := folder / name).is_file()), None)
+
+
+def cache_folder() -> Path:
+    """The first of the `cache_folders` that can be written. OSError, with the remedy, for none."""
+    for folder in cache_folders():
+        with suppress(OSError):
+            writable(folder)
+            return folder
+    raise OSError(
+        f"neither {' nor '.join(map(str, cache_folders()))} can be written: set XDG_CACHE_HOME "
+        "to a folder that can"
+    )
+
+
+def writable(folder: Path) -> None:
+    """Makes the folder where it is missing. OSError, with the remedy, where nothing can be
+    written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError as error:
+        raise OSError(f"{folder} is a file, not a folder: name another") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"{folder} cannot be written ({why}): name another folder") from error

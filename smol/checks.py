@@ -1,0 +1,67 @@
+"""What a setting may be: its type and its range, looked at in one place, before any work.
+
+Each function gives the value back as a plain one of Python (of NumPy's 3 the int, of a Path the
+str), so that what is good enough to work with can be saved as well. Or it raises ValueError, which
+names the setting, what was wanted and what was given.
+"""
+
+import numbers
+from collections.abc import Callable, Iterable
+from os import PathLike, fspath
+
+
+def whole(name: str, value, least: int = 1, most: int | None = None) -> int:
+    """A whole number from `least` to `most`. True and 2.0 are none."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {shown(value)}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be {most} or less, got {value}")
+    return int(value)
+
+
+def number(name: str, value, wanted: str, fits: Callable[[float], bool]) -> float:
+    """A number that `fits`; `wanted` says in words which do. Whole ones are numbers too."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {shown(value)}")
+    if not fits(value):  # NaN fits no comparison
+        raise ValueError(f"{name} must be {wanted}, got {value}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def flag(name: str, value) -> bool:
+    """True or False, and nothing that could be taken for one of them."""
+    if type(value).__name__ not in ("bool", "bool_"):  # the latter is NumPy's
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def one_of(name: str, value, known: Iterable[str]) -> str:
+    """One of the names that are `known`."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} {shown(value)} is none of {', '.join(known)}")
+    return value
+
+
+def named(name: str, value) -> str:
+    """A name or a path, as a str that is not empty: "" would be the folder one happens to be in,
+    which is what an unset variable of a shell script leaves."""
+    if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str):
+        raise ValueError(f"{name} must be a name or a path, got {shown(value)}")
+    if not fspath(value).strip():
+        raise ValueError(f"{name} is empty: give a name or a path ('.' is the folder you are in)")
+    return fspath(value)
+
+
+def seed(name: str, value) -> int:
+    """A seed that PyTorch takes and random, NumPy and JSON do too: 0 to 2⁶³ - 1."""
+    return whole(name, value, least=0, most=2**63 - 1)
+
+
+def shown(value) -> str:
+    """A value as a message shows it: itself where that is short, else what it is."""
+    if value is None or isinstance(value, str | bytes | int | float | PathLike):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:60]}…"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,123 @@
+"""What is said beside the work, and how a command ends: nothing here may cost a run.
+
+A bar, a remark and an error message are decoration. Where they cannot be written (a reader that
+went away, a full disk, no stderr at all, an old console that has no ×) the work goes on.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+
+class Aside:
+    """A text stream for bars and remarks: stderr while that can be written, then nothing.
+
+    What its encoding lacks becomes "?". After the first failure it is silent, and so is stderr:
+    Python would try once more at the end and turn the exit status into 120.
+    """
+
+    def __init__(self):
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        """The number of characters, whatever became of them."""
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes out what was held back, where that is possible."""
+        self._try("flush")
+
+    def isatty(self) -> bool:
+        """Whether somebody may be looking."""
+        return bool(self._try("isatty"))
+
+    @property
+    def encoding(self) -> str:
+        """The stream's, by which tqdm chooses what to draw its bar with."""
+        return getattr(self._stream, "encoding", None) or "ascii"
+
+    def fileno(self) -> int:
+        """The stream's number, by which tqdm asks how wide the terminal is. OSError for none."""
+        if self._stream is None:
+            raise OSError("there is no stderr")
+        return self._stream.fileno()
+
+    def _try(self, name: str, *text: str):
+        if self._stream is None:
+            return None
+        try:
+            return getattr(self._stream, name)(*text)
+        except UnicodeEncodeError:
+            plain = [part.encode(self.encoding, "replace").decode(self.encoding) for part in text]
+            return self._try(name, *plain)
+        except (OSError, ValueError, AttributeError):  # ValueError: it is closed
+            _silence(self._stream)
+            self._stream = None
+            return None
+
+
+def say(text: str) -> None:
+    """One line to stderr, or nowhere."""
+    aside = Aside()
+    aside.write(f"{text}\n")
+    aside.flush()
+
+
+def command(name: str) -> Callable[[Callable[[], int]], Callable[[], int]]:
+    """Makes of `main` a command that ends as one expects, whatever becomes of its streams.
+
+    A user's mistake (ValueError, OSError) is one line, "name: what", and exit status 1; a reader
+    that went away (`| head`) ends it in silence with 141, Ctrl-C with 130, as the shell has them.
+    """
+
+    def wrap(main: Callable[[], int]) -> Callable[[], int]:
+        @functools.wraps(main)
+        def run() -> int:
+            _open_standard_streams()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(AttributeError, OSError, ValueError):
+                    stream.reconfigure(errors="replace")
+            try:
+                status = main()
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # what cannot be written shows here, and not after the end
+                return status
+            except BrokenPipeError:
+                status = 141
+            except (ValueError, OSError) as error:
+                say(f"{name}: {error}")
+                status = 1
+            except KeyboardInterrupt:
+                say("")
+                status = 130
+            try:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            except (OSError, ValueError):
+                _silence(sys.stdout)
+            return status
+
+        return run
+
+    return wrap
+
+
+def _open_standard_streams() -> None:
+    """Gives a process that was started without stdin, stdout or stderr empty ones: else the next
+    file that it opens gets that number, and a warning of a C library is written into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+def _silence(stream) -> None:
+    """Leads a stream that cannot be written, with what it still holds, to nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
