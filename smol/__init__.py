@@ -1,9 +1,10 @@
 """SmolLM2, taken apart and rebuilt: the package behind the notebooks.
 
 The story in its order: config, model, tokenizer, pretrained (weights in and out), data, train,
-generate, count. Below it: device (where, and in which precision) and files (whole or not there).
+generate, count. Below it: device (where, and in which precision), files (whole or not there),
+checks (what a setting may be) and terminal (what is said beside the work).
 In rooms of their own: stories (the corpus and its grammar), parity (the proof), lesson (what only
-notebooks use), bench and doctor, tests.
+notebooks use), bench and doctor (with limits: what a container allows), tests.
 """
 
 try:

@@ -1,8 +1,14 @@
 """Where to compute, and in which precision: training, generation and benchmarks ask here.
 
-A new kind of GPU: `choose_precision` is the place.
+A new kind of GPU: `choose_precision` is the place. And whether there is a compiler for --compile.
 """
 
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -66,3 +72,38 @@ def choose_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         return getattr(torch, name)
     fast = choose_precision(device).autocast == torch.bfloat16
     return torch.bfloat16 if fast else torch.float32
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler with which PyTorch would compile for the CPU; None where there is none.
+
+    As torch._inductor looks for it (cpp_builder.py, config.py): $CXX, else clang++ on macOS, cl on
+    Windows, g++ elsewhere. It has to run, for macOS has a clang++ that only offers to install one.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    found = shutil.which(os.environ.get("CXX", usual))
+    if found is None or sys.platform == "win32":  # cl knows no --version
+        return found
+    silent = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+    try:
+        subprocess.run([found, "--version"], check=True, timeout=10, **silent)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found
+
+
+def check_compiler() -> None:
+    """ValueError, with the remedy, where --compile could not compile for the CPU."""
+    if find_compiler() is None:
+        usual = {"darwin": "clang++", "win32": "cl, of Visual Studio"}.get(sys.platform, "g++")
+        told = f", and CXX={os.environ['CXX']!r} is none" if "CXX" in os.environ else ""
+        raise ValueError(
+            f"--compile needs a C++ compiler ({usual}){told}: install one, or leave --compile out"
+        )
+    # What it compiles is a module for Python, whose headers some systems pack apart.
+    places = (sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix"))
+    if sys.platform == "linux" and not any(Path(p, "Python.h").is_file() for p in places):
+        raise ValueError(
+            "--compile needs Python's own headers (Python.h): install them (python3-dev on Debian "
+            "and Ubuntu), or leave --compile out"
+        )

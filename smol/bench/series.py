@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def notebooks() -> dict:
     """Seconds of `pytest --nbval` for each notebook, and of the doctor's probe beside them."""
-    rate, seconds = probe(), {}
+    (rate, busy), seconds = probe(), {}
+    if busy:
+        print(f"the machine is busy ({busy}): these times are no measure for others")
     for file in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         command = [sys.executable, "-m", "pytest", "--nbval", "-n0", "--quiet", str(file)]
         start = time.perf_counter()

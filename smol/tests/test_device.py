@@ -1,8 +1,11 @@
 """Device and precision, by capability; GPUs that are not here are played."""
 
+import sys
+
 import pytest
 import torch
 
+from smol import device
 from smol.device import choose_device, choose_dtype, choose_precision
 
 
@@ -60,3 +63,49 @@ def test_weights_to_generate_with_are_bf16_where_that_is_fast(capability, want, 
     assert choose_dtype(torch.device("cuda")) == want  # and never fp16, which may overflow
     assert choose_dtype(torch.device("cuda"), "float16") == torch.float16
     assert choose_dtype(torch.device("cpu")) == choose_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("system", "compiler"), [("linux", "g++"), ("darwin", "clang++"), ("win32", "cl")]
+)
+def test_the_compiler_that_pytorch_would_take(system, compiler, monkeypatch):
+    monkeypatch.setattr(device.sys, "platform", system)
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/bin/{name}" if name else None)
+    monkeypatch.setattr(device.subprocess, "run", lambda command, **options: None)
+    monkeypatch.delenv("CXX", raising=False)
+    assert device.find_compiler() == f"/bin/{compiler}"
+    monkeypatch.setenv("CXX", "icpx")
+    assert device.find_compiler() == "/bin/icpx"
+    monkeypatch.setenv("CXX", "")  # nor does PyTorch look any further
+    assert device.find_compiler() is None
+
+
+def test_compile_is_refused_where_nothing_compiles(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"and CXX='no-such-compiler' is none: install one, or "):
+        device.check_compiler()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler \((g\+\+|clang\+\+|cl,)"):
+        device.check_compiler()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there nothing is run")
+def test_a_compiler_has_to_run(monkeypatch, tmp_path):
+    """macOS has a clang++ that fails and offers to install one."""
+    for status in (0, 1):
+        file = tmp_path / f"cxx{status}"
+        file.write_text(f"#!/bin/sh\nexit {status}\n", encoding="utf-8")
+        file.chmod(0o755)
+        monkeypatch.setenv("CXX", str(file))
+        assert device.find_compiler() == (None if status else str(file))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they come with Python")
+def test_compile_needs_pythons_headers(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", sys.executable)  # knows --version
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda *names: str(tmp_path))
+    with pytest.raises(ValueError, match=r"headers \(Python\.h\): install them \(python3-dev"):
+        device.check_compiler()
+    (tmp_path / "Python.h").touch()
+    device.check_compiler()

@@ -2,16 +2,19 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import smol.train
 from smol.device import DEVICES, DTYPES
-from smol.train.loop import train
+from smol.terminal import command
+from smol.train.loop import run
 from smol.train.schedule import SCHEDULES
 from smol.train.settings import PRESETS, TrainConfig
 
 
+@command("smol.train")
 def main() -> int:
+    """Exit status 0 for a run at its end; 1 for one that was stopped, so that a script or a
+    scheduler knows that there is more to do."""
     parser = argparse.ArgumentParser(
         prog="python -m smol.train", description=smol.train.__doc__.split("\n\n")[0]
     )
@@ -19,8 +22,10 @@ def main() -> int:
     parser.add_argument(
         "--data", default="stories", help="stories, fresh, shakespeare, cosmopedia, a path"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for log and checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT's last checkpoint")
+    parser.add_argument("--out", required=True, help="folder for log and checkpoints")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from OUT's last checkpoint, if any"
+    )
     for name, kind in (
         ("steps", int),
         ("batch-size", int),
@@ -45,12 +50,8 @@ def main() -> int:
     out, resume = given.pop("out"), given.pop("resume")
     preset = PRESETS[given["preset"]]
     defaults = {k: getattr(preset, k) for k in ("batch_size", "seq_len", "learning_rate")}
-    try:
-        train(TrainConfig(**{**defaults, **given}), out, resume)
-    except (ValueError, OSError) as error:
-        print(f"smol.train: {error}", file=sys.stderr)
-        return 1
-    return 0
+    config = TrainConfig(**{**defaults, **given})
+    return 0 if run(config, out, resume)[1] == config.steps else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and refused where they are not of the run that resumes them."""
 
+import io
 import os
 import re
 import shutil
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from smol.checks import whole as whole_number
+from smol.data import NAMES
 from smol.files import on_disk, sha256_of
 from smol.model import SmolLM2
 from smol.pretrained import save_pretrained
@@ -39,6 +42,19 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+def rehearse(state: dict) -> None:
+    """Saves and loads what does not change in kind as the run goes, in memory, so that nothing
+    stands in the way of the first checkpoint, hours later. Raises ValueError where it does."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle has many
+        why = str(error).splitlines()[0]
+        raise ValueError(f"what this run would save cannot be saved and loaded: {why}") from error
+
+
 def checkpoints(out: Path) -> list[Path]:
     """The checkpoints of a run, the newest last."""
     folders = (f for f in out.glob("step-*") if re.fullmatch(r"step-\d+", f.name) and f.is_dir())
@@ -54,7 +70,7 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     try:
         state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
         whole = state["weights"] == sha256_of(folder / "model.safetensors")
-        made = dict(state["config"])
+        made, state["step"] = dict(state["config"]), whole_number("step", state["step"], least=0)
     except Exception as error:  # a cut file fails in many ways
         raise ValueError(f"{folder} is torn ({type(error).__name__}): {remedy}") from error
     if not whole:
@@ -62,7 +78,7 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
             f"{folder} is torn (the weights are not those it was saved with): {remedy}"
         )
     now = config.deciding()
-    if changed := [k for k in now if made.get(k) != now[k]]:
+    if changed := [k for k in now if made.get(k) != now[k] and not _moved(k, made.get(k), now[k])]:
         what = ", ".join(f"{k} {made.get(k)!r}, not {now[k]!r}" for k in changed)
         raise ValueError(
             f"{folder} was made with {what}: resume with the same, or take another --out"
@@ -70,22 +86,27 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     return state
 
 
+def _moved(setting: str, made, now) -> bool:
+    """Whether a file was named in another way, or lies elsewhere by now. What it holds is compared
+    as well: by `load_state_dict` of the batches."""
+    return setting in ("data", "tokenizer") and not {made, now} & {*NAMES, "fresh", None}
+
+
 def start_from(
     out: Path, config: TrainConfig, resume: bool
 ) -> tuple[Path, dict] | tuple[None, None]:
-    """The newest checkpoint in `out` and what is in it, or two Nones for a run that begins.
+    """The newest checkpoint in `out` and what is in it, or two Nones for a run that begins: with
+    `resume` too, so that one command starts a run and goes on with it.
 
-    FileExistsError where a run is there that is not to be resumed, FileNotFoundError where one is
-    to be and is not, ValueError where it is past the steps of this one (see `load_checkpoint`).
+    FileExistsError where a run is there that is not to be resumed, ValueError where it is past
+    the steps of this one (see `load_checkpoint`).
     """
     old = checkpoints(out)
     if old and not resume:
         raise FileExistsError(
             f"{out} holds a run up to {old[-1].name}: --resume it, or another --out"
         )
-    if resume and not old:
-        raise FileNotFoundError(f"{out} holds no checkpoint to resume: start without --resume")
-    if not resume:
+    if not old:
         return None, None
     state = load_checkpoint(old[-1], config)
     if state["step"] > config.steps:

@@ -68,17 +68,20 @@ class Reading(NamedTuple):
 
 def reading_of(config: TrainConfig, ranks: Ranks) -> Reading:
     """The data that the settings name; its tokens' file is written by the first process."""
-    if config.data == "cosmopedia":
-        corpus = open_stream(config.data)
-    else:
-        corpus = load_corpus("stories" if config.data == "fresh" else config.data)
-    tokenizer = tokenizer_of(corpus, config)
-    if ranks.rank:
-        ranks.barrier()  # until the first one has written the file
-    batches = batches_of(corpus, tokenizer, config)
-    if not ranks.rank:
-        ranks.barrier()
-    return Reading(tokenizer, batches, validation_of(corpus, tokenizer, config))
+
+    def read() -> Reading:
+        if config.data == "cosmopedia":
+            corpus = open_stream(config.data)
+        else:
+            corpus = load_corpus("stories" if config.data == "fresh" else config.data)
+        tokenizer = tokenizer_of(corpus, config)
+        batches = batches_of(corpus, tokenizer, config)
+        return Reading(tokenizer, batches, validation_of(corpus, tokenizer, config))
+
+    with ranks.agreed():  # the others wait until the file is there
+        first = read() if ranks.rank == 0 else None
+    with ranks.agreed():
+        return first or read()
 
 
 def tokenizer_of(corpus: Corpus, config: TrainConfig) -> BPETokenizer:

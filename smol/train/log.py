@@ -8,46 +8,72 @@ seen since the run began; `tokens_per_second` since the last row. Where the mode
 
 import contextlib
 import json
-import sys
+import os
 import time
 from pathlib import Path
 
 from smol.files import written_beside
+from smol.terminal import Aside, say
 from smol.train.settings import TrainConfig
 
 
 class Log:
-    """metrics.jsonl: an object a line, written at once. A resumed run drops what it repeats."""
+    """metrics.jsonl: an object a line, written at once. A resumed run drops what it repeats.
+
+    A row that cannot be written ends no run: it waits, and goes before the next one.
+    """
 
     def __init__(self, file: Path, after: int):
         kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
         with written_beside(file.parent, file.name) as (part,):
             part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.file = file
+        self.file, self._size, self._waiting = file, file.stat().st_size, b""
 
     def add(self, row: dict) -> None:
         """Appends one row, as a line."""
-        with self.file.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        failed_before, self._waiting = self._waiting, self._waiting + _line(row)
+        try:
+            with open(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as f:
+                # What a full disk took of a row is written over.
+                f.seek(min(self._size, f.seek(0, os.SEEK_END)))
+                f.truncate()
+                f.write(self._waiting)
+                f.flush()
+                self._size = f.tell()
+            self._waiting = b""
+        except OSError as error:
+            if not failed_before:
+                say(f"{self.file} cannot be written ({error}): the run goes on, its rows wait")
+
+
+def _line(row: dict) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def read_log(file: str | Path) -> list[dict]:
     """The rows of a metrics.jsonl. A last line that a kill cut short is left out.
 
-    Raises ValueError, with its number, for any other line that is not JSON.
+    Raises ValueError, with its number, for any other line that is not JSON, or is no row.
     """
     rows = []
     *lines, last = Path(file).read_bytes().split(b"\n")  # empty, or cut short
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(_row(line))
         except ValueError as error:
             raise ValueError(
                 f"{file}: line {number} is not JSON ({error}): delete that line"
             ) from error
     with contextlib.suppress(ValueError):  # what lacks its line end only is still a row
-        rows.append(json.loads(last))
+        rows.append(_row(last))
     return rows
+
+
+def _row(line: bytes) -> dict:
+    row = json.loads(line)
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        raise ValueError("no object with a step")
+    return row
 
 
 class Progress:
@@ -57,7 +83,8 @@ class Progress:
         from tqdm import tqdm
 
         about = {"desc": f"train {config.preset}", "unit": " steps", "disable": not shown}
-        self._bar = tqdm(total=config.steps, initial=step, **about)
+        self._aside = Aside()
+        self._bar = tqdm(total=config.steps, initial=step, file=self._aside, **about)
         self._shown = shown
         self.restart_clock()
 
@@ -87,4 +114,4 @@ class Progress:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._shown:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(text, file=self._aside)

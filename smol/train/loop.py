@@ -3,17 +3,23 @@
 import contextlib
 import dataclasses
 import math
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from smol.checks import flag, named
 from smol.data import FreshStories, Stream, Windows
-from smol.device import choose_device, choose_precision
+from smol.device import check_compiler, choose_device, choose_precision
+from smol.files import writable
 from smol.model import SmolLM2
 from smol.pretrained import load_pretrained
-from smol.train.checkpoint import save_checkpoint, start_from
+from smol.terminal import say
+from smol.tokenizer import BPETokenizer
+from smol.train.checkpoint import checkpoints, rehearse, save_checkpoint, start_from
 from smol.train.data import Reading, reading_of
 from smol.train.evaluation import sample
 from smol.train.learner import Learner
@@ -26,120 +32,167 @@ from smol.train.settings import PRESETS, TrainConfig
 def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2:
     """Trains as `config` says and gives the model. Logs and checkpoints go to the folder `out`.
 
-    With `resume` it goes on from the newest checkpoint there. SIGINT and SIGTERM save and stop
-    after the step at hand. Under torchrun every process draws the same batch and takes its share;
-    the first one evaluates, logs and saves, and any number of them may resume.
+    With `resume` it goes on from the newest checkpoint there, or begins where there is none, so
+    that the same call may be made again after any interruption. SIGINT, SIGTERM and SIGHUP save
+    and stop after the step at hand. Under torchrun every process draws the same batch and takes
+    its share; the first one evaluates, logs and saves, and any number of them may resume.
 
     Raises ValueError for settings that do not fit each other, the device or the checkpoint, and
-    for a loss that is not finite; FileExistsError for an `out` that holds a run already,
-    FileNotFoundError for one that holds none to resume, OSError for a full disk. With `fsdp` the
-    model that comes back is in shards.
+    for a loss that is not finite; FileExistsError for an `out` that holds a run already, OSError
+    for one that cannot be written, and for a full disk. What fails in one process fails in all.
+    With `fsdp` the model that comes back is in shards.
     """
-    out, ranks = Path(out), Ranks.of_torchrun()
-    device = choose_device(config.device)
+    return run(config, out, resume)[0]
+
+
+def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[SmolLM2, int]:
+    """What `train` does and gives, and the last step that was taken."""
+    out, resume, ranks = Path(named("out", out)), flag("resume", resume), Ranks.of_torchrun()
+    _check_shares(config, ranks)
+    with ranks.joined():
+        with ranks.agreed():
+            device = ranks.own(choose_device(config.device))
+            precision = choose_precision(device, config.dtype)
+            if config.compile and device.type == "cpu":
+                check_compiler()
+            folder, state = start_from(out, config, resume)
+        torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
+        with ranks.agreed():
+            log = _opened(out, config, state, resume) if ranks.rank == 0 else None
+        reading = reading_of(config, ranks)
+        with ranks.agreed():
+            rehearse({"config": config.deciding(), "batches": reading.batches.state_dict()})
+            model = load_pretrained(folder) if state else new_model(config, reading.tokenizer)
+            if state:
+                reading.batches.load_state_dict(state["batches"])
+        learner = Learner(model, config, device, precision, ranks)
+        if state:
+            learner.load_state_dict(state)
+            torch.set_rng_state(state["rng"])
+        step = _loop(config, out, learner, reading, log, step=state["step"] if state else 0)
+    return model.eval(), step
+
+
+def new_model(config: TrainConfig, tokenizer: BPETokenizer) -> SmolLM2:
+    """The preset's model with random weights from the seed, for this tokenizer."""
+    torch.manual_seed(config.seed)
+    end = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    shape = PRESETS[config.preset].config
+    return SmolLM2(dataclasses.replace(shape, vocab_size=len(tokenizer), **end))
+
+
+def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
     if config.batch_size % (ranks.size * config.accumulate):
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {ranks.size} processes in "
             f"{config.accumulate} parts each: take a multiple of {ranks.size * config.accumulate}"
         )
-    with ranks.joined(device) as device:
-        precision = choose_precision(device, config.dtype)
-        torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
-        folder, state = start_from(out, config, resume)
-        reading = reading_of(config, ranks)
-        model = load_pretrained(folder) if state else new_model(config, len(reading.tokenizer))
-        learner = Learner(model, config, device, precision, ranks)
-        if state:
-            reading.batches.load_state_dict(state["batches"])
-            learner.load_state_dict(state)
-            torch.set_rng_state(state["rng"])
-        _loop(config, out, learner, reading, step=state["step"] if state else 0)
-        ranks.barrier()
-    return model.eval()
 
 
-def new_model(config: TrainConfig, vocab_size: int) -> SmolLM2:
-    """The preset's model with random weights from the seed, for so many tokens."""
-    torch.manual_seed(config.seed)
-    return SmolLM2(dataclasses.replace(PRESETS[config.preset].config, vocab_size=vocab_size))
+def _opened(out: Path, config: TrainConfig, state: dict | None, resume: bool) -> Log:
+    """The log in `out`, which is made, and freed of what a killed run was in the midst of."""
+    writable(out)
+    for left in out.glob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if resume and not state:
+        say(f"{out} holds no checkpoint to resume: the run begins")
+    return Log(out / "metrics.jsonl", after=state["step"] if state else 0)
 
 
-def _loop(config: TrainConfig, out: Path, learner: Learner, reading: Reading, step: int) -> None:
-    """Steps from `step` to the last one, or to a signal."""
-    ranks, batches, first = learner.ranks, reading.batches, learner.ranks.rank == 0
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        log = Log(out / "metrics.jsonl", after=step)
-    with _stopped_by_signals() as stopped, Progress(config, step, shown=first) as progress:
+def _loop(
+    config: TrainConfig, out: Path, learner: Learner, reading: Reading, log: Log | None, step: int
+) -> int:
+    """Steps from `step` to the last one, or to a signal: gives which that was."""
+    ranks, batches = learner.ranks, reading.batches
+    with _stopped_by_signals() as stopped, Progress(config, step, shown=bool(log)) as progress:
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
             nats, targets = learner.gradients(*next(batches))
             norm = learner.update(rate)
             step += 1
             progress.step(targets)
-
-            last, row = step == config.steps, {}
-            if step % config.log_every == 0 or last:
+            last, every = step == config.steps, (config.log_every, config.eval_every)
+            to_log, to_look = (last or step % often == 0 for often in every)
+            to_save = last or step % config.save_every == 0
+            row, due = {}, to_log or to_look or to_save
+            if due:
+                measured = _measured(learner, nats, targets, norm, step, out)
+                progress.show_loss(measured["loss"])
+            if to_log:
                 row = {
-                    "loss": ranks.sum(nats).item() / targets,
+                    **measured,
                     "lr": rate,
-                    "grad_norm": norm.item(),
                     "tokens": batches.tokens_seen,
                     "unique_tokens": batches.unique_tokens,
                     "tokens_per_second": progress.tokens_per_second(),
                 }
-                progress.show_loss(row["loss"])
-            if step % config.eval_every == 0 or last:
-                row |= _look(learner, reading, progress, step)
-            if row:
-                if first:
-                    log.add({"step": step, **row})
-                _check_finite(row, step)
-                progress.restart_clock()
+            if to_look:
+                row |= _look(learner, reading, progress, step, out)
+            if row and log:
+                log.add({"step": step, **row})
             # A signal may reach one process before this step's end, another after it.
             stop = ranks.any(bool(stopped), learner.device)
-            if step % config.save_every == 0 or last or stop:
+            if stop and not due:
+                _measured(learner, nats, targets, norm, step, out)
+            if to_save or stop:
                 _save(config, out, learner, reading, step)
+            if due:
+                progress.restart_clock()
             if stop and not last:
                 why = stopped[0] if stopped else "another process"
                 progress.say(f"stopped by {why} after step {step}, saved: --resume goes on")
                 break
     progress.say(_seen(batches))
+    return step
 
 
-def _look(learner: Learner, reading: Reading, progress: Progress, step: int) -> dict:
+def _look(learner: Learner, reading: Reading, progress: Progress, step: int, out: Path) -> dict:
     """The held-out loss, and a sample where one process has the whole model; said and returned."""
-    if not learner.wanted:
-        return {}
-    row = learner.evaluate(reading.validation)
-    if not learner.sharded:
-        row["sample"] = sample(learner.model, reading.tokenizer)
-        said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
-        progress.say(f"step {step}, {said}")
+    row = learner.evaluate(reading.validation) if learner.wanted else {}
+    with learner.ranks.agreed():
+        if row:
+            _check_finite("held-out loss", row["val_loss"], step, out)
+        if row and not learner.sharded:
+            row["sample"] = sample(learner.model, reading.tokenizer)
+            said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
+            progress.say(f"step {step}, {said}")
     return row
 
 
-def _check_finite(row: dict, step: int) -> None:
-    if not math.isfinite(row.get("loss", 0.0)):
+def _measured(
+    learner: Learner, nats: Tensor, targets: int, norm: Tensor, step: int, out: Path
+) -> dict[str, float]:
+    """The step's loss and norm, the same in all processes. Asked for before anything is looked
+    at, logged or saved, which a step that was not finite has spoilt: ValueError then."""
+    loss, grad_norm = learner.ranks.sum(nats).item() / targets, norm.item()
+    _check_finite("loss", loss, step, out)
+    if not learner.precision.scaler:  # which leaves out steps that are too large for fp16
+        _check_finite("norm of the gradients", grad_norm, step, out)
+    return {"loss": loss, "grad_norm": grad_norm}
+
+
+def _check_finite(what: str, value: float, step: int, out: Path) -> None:
+    if not math.isfinite(value):
+        old = checkpoints(out)
+        stands = f"the last checkpoint is {old[-1].name}" if old else "no checkpoint was made yet"
         raise ValueError(
-            f"the loss is {row['loss']} at step {step}: take a lower learning rate "
-            "(the last checkpoint still stands)"
+            f"the {what} is {value} at step {step}: take a lower learning rate ({stands})"
         )
 
 
 def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, step: int) -> None:
     """A checkpoint by the first process; the others give their shards to it."""
-    if not learner.wanted:
-        return
-    state = {
-        "config": config.deciding(),
-        **learner.state_dict(),
-        "batches": reading.batches.state_dict(),
-        "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU
-    }
-    model = learner.whole_model()
-    if learner.ranks.rank == 0:
-        save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
+    if learner.wanted:
+        state = {
+            "config": config.deciding(),
+            **learner.state_dict(),
+            "batches": reading.batches.state_dict(),
+            "rng": torch.get_rng_state(),  # nothing in a step draws, on the CPU or on a GPU
+        }
+        model = learner.whole_model()
+    with learner.ranks.agreed():
+        if learner.ranks.rank == 0:
+            save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
 
 
 def _seen(batches: Windows | Stream | FreshStories) -> str:
@@ -151,7 +204,10 @@ def _seen(batches: Windows | Stream | FreshStories) -> str:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[list[str]]:
-    """Yields a list that gets the name of a SIGINT or SIGTERM; a second one stops at once."""
+    """Yields a list that gets the name of a signal to stop; a second one stops at once.
+
+    SIGHUP comes when the terminal goes, and is left to nohup where that has it ignored.
+    """
     stopped: list[str] = []
 
     def note(number, frame):
@@ -159,14 +215,16 @@ def _stopped_by_signals() -> Iterator[list[str]]:
             raise KeyboardInterrupt
         stopped.append(signal.Signals(number).name)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one not on Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        old = [signal.signal(number, note) for number in numbers]
+        old = {number: signal.signal(number, note) for number in numbers}
     except ValueError:  # not in the main thread, where signals do not arrive
         yield stopped
         return
     try:
         yield stopped
     finally:
-        for number, handler in zip(numbers, old, strict=True):
+        for number, handler in old.items():
             signal.signal(number, handler)

@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,11 +28,6 @@ class Ranks(NamedTuple):
             *(int(os.environ.get(name, own)) for name, own in zip(names, cls(), strict=True))
         )
 
-    def barrier(self) -> None:
-        """Comes back when all processes have come here; at once where there is one."""
-        if self.size > 1:
-            dist.barrier()
-
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, in each of them; `value` itself becomes it."""
         if self.size > 1:
@@ -47,17 +45,72 @@ class Ranks(NamedTuple):
         rows = len(batch) // self.size
         return batch[self.rank * rows : (self.rank + 1) * rows]
 
+    def own(self, device: torch.device) -> torch.device:
+        """This process' device: of several GPUs its own."""
+        if self.size == 1 or device.type != "cuda":
+            return device
+        device = torch.device("cuda", self.local)
+        torch.cuda.set_device(device)
+        return device
+
     @contextlib.contextmanager
-    def joined(self, device: torch.device) -> Iterator[torch.device]:
-        """Yields this process' own device; within, the processes can talk to each other."""
+    def joined(self) -> Iterator[None]:
+        """Within, the processes can talk to each other: by way of the CPU, and of their GPUs."""
         if self.size == 1:
-            yield device
+            yield
             return
-        if device.type == "cuda":
-            device = torch.device("cuda", self.local)
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store = _store_of_this_start()
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         try:
-            yield device
+            yield
         finally:
             dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Comes back when all processes are through the block. Where it fails in one of them it
+        fails in all, with the reason, so that none waits for one that is gone.
+
+        Within the block no process may wait for another.
+        """
+        failed = None
+        try:
+            yield
+        except Exception as error:
+            failed = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if self.size > 1 and (failed or sys.exc_info()[0] is None):
+                said = [None] * self.size
+                dist.all_gather_object(said, failed)
+                others = [f"process {n} failed: {why}" for n, why in enumerate(said) if why]
+                if others and not failed:
+                    raise ValueError(others[0])
+
+
+def _store_of_this_start(patience: float = 300.0) -> dist.Store:
+    """What the processes tell each other their addresses by, and nobody else's are in it.
+
+    torchrun starts processes anew with the store of those that died, in which their addresses
+    still stand, to be waited for (pytorch/pytorch#135712; its count of restarts is not the same
+    on all machines). So the first process draws a name for this start. The others ask for it, each
+    by a word of its own, until they are answered; to an old question the answer does no harm.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    own, others, end = uuid.uuid4().hex, range(1, size), time.monotonic() + patience
+    while time.monotonic() < end:
+        if rank:
+            store.set(f"question {rank}", own)
+            if store.check([f"answer {own}"]):
+                name = store.get(f"answer {own}").decode()
+                store.set(f"{name} {rank}", "")
+                return dist.PrefixStore(name, store)
+        else:
+            for other in others:
+                if store.check([f"question {other}"]):
+                    store.set(f"answer {store.get(f'question {other}').decode()}", own)
+            if store.check([f"{own} {other}" for other in others]):
+                return dist.PrefixStore(own, store)
+        time.sleep(0.02)
+    raise ValueError(f"not all of {size} processes came within {patience:.0f} s: start them anew")

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 
+from smol.checks import flag, named, number, one_of, seed, shown, whole
 from smol.config import SmolLM2Config
 from smol.device import DEVICES, DTYPES
 from smol.train.schedule import SCHEDULES
@@ -43,6 +45,52 @@ PRESETS = {
 }
 
 
+def _among(known: Iterable[str]) -> Callable:
+    return lambda name, value: one_of(name, value, known)
+
+
+def _number(wanted: str, fits: Callable[[float], bool]) -> Callable:
+    return lambda name, value: number(name, value, wanted, fits)
+
+
+def _betas(name: str, value) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:  # JSON has lists only
+        raise ValueError(f"{name} must be a pair of numbers, got {shown(value)}")
+    return tuple(
+        number(f"each of {name}", b, "from 0 to below 1", lambda b: 0 <= b < 1) for b in value
+    )
+
+
+_part = _number("a part of the steps, 0 to 1", lambda part: 0 <= part <= 1)
+# For each setting what it may be; what comes back is what is kept, and can be saved as JSON.
+CHECKS = {
+    "preset": _among(PRESETS),
+    "data": named,
+    "steps": whole,
+    "batch_size": whole,
+    "seq_len": whole,
+    "accumulate": whole,
+    "learning_rate": _number("above 0 and finite", lambda rate: 0 < rate < math.inf),
+    "optimizer": _among(("adamw", "muon")),
+    "schedule": _among(SCHEDULES),
+    "warmup": _part,
+    "decay": _part,
+    "weight_decay": _number("0 or more and finite", lambda decay: 0 <= decay < math.inf),
+    "betas": _betas,
+    "clip": _number("above 0 (inf = no clipping)", lambda norm: norm > 0),
+    "seed": seed,
+    "dtype": _among(DTYPES),
+    "tokenizer": lambda name, value: None if value is None else named(name, value),
+    "device": _among(DEVICES),
+    "compile": flag,
+    "fsdp": flag,
+    "log_every": whole,
+    "eval_every": whole,
+    "save_every": whole,
+    "keep": whole,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Above the line what a run and one that resumes it share, but for `steps`; below it the rest.
@@ -51,7 +99,7 @@ class TrainConfig:
     its preset, whoever makes a TrainConfig gives them. `batch_size` is the number of windows a
     step, in all; `accumulate` cuts it into that many parts, one after another, to save memory.
     `warmup` and `decay` are parts of `steps`. Raises ValueError, naming the setting, for what no
-    run could use.
+    run could use; what it keeps can be saved (of a Path the text, of NumPy's numbers Python's).
     """
 
     preset: str = "tiny"
@@ -81,30 +129,12 @@ class TrainConfig:
     keep: int = 2
 
     def __post_init__(self):
-        for name, known in (
-            ("preset", PRESETS),
-            ("schedule", SCHEDULES),
-            ("optimizer", ("adamw", "muon")),
-            ("device", DEVICES),
-            ("dtype", DTYPES),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+        for name, check in CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
             raise ValueError(f"torch {torch.__version__} has no Muon, 2.9 has: take adamw")
         if self.optimizer == "muon" and self.fsdp:
             raise ValueError("muon needs whole matrices, and fsdp cuts them: take adamw")
-        counts = ("steps", "batch_size", "seq_len", "accumulate", "keep")
-        for name in (*counts, "log_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be above 0 (inf = no clipping), got {self.clip}")
-        for name in ("warmup", "decay"):
-            if not 0 <= (part := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} must be a part of the steps, 0 to 1, got {part}")
         if self.schedule == "wsd" and self.warmup + self.decay > 1:  # cosine has no decay
             raise ValueError(
                 f"warmup {self.warmup} and decay {self.decay} are more than all the steps: "
