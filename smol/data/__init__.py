@@ -1,9 +1,9 @@
 """Text in, batches out: a corpus by name, its tokens made once, and exact resume.
 
 What is validated on must never be trained on, so every corpus comes in two parts
-(`corpora.py`). Its tokens (`tokens.py`) are cut into windows one longer than the model sees:
-labels are the inputs one token on (`batches.py`). What has been drawn so far is a small state, and
-a run that loads it sees the very batches it would have seen.
+(`corpora.py`, from files that `formats.py` reads). Its tokens (`tokens.py`) are cut into windows
+one longer than the model sees: labels are the inputs one token on (`batches.py`). What has been
+drawn so far is a small state, and a run that loads it sees the very batches it would have seen.
 
     corpus = load_corpus("stories")
     tokens = tokenise(corpus, tokenizer)

@@ -1,9 +1,11 @@
 """Batches without end, and where each stands: what is resumed sees the batches it would have."""
 
 import copy
+import hashlib
 import random
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 from smol import stories
-from smol.data.tokens import document_ids
+from smol.checks import flag, shown, whole
+from smol.checks import seed as seed_of
+from smol.data.tokens import check_tokenizer, document_ids
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -26,17 +30,24 @@ class Windows:
     `next()` gives inputs and labels, (B, T) int64 on the CPU; labels are the inputs one token on.
     A window may reach over the end of a document into the next. `tokens_seen` counts labels,
     `unique_tokens` each token of the corpus once, and `corpus_tokens` is how many it has.
-    The draws depend on `seed` alone, and on no other use of random numbers.
+    The draws depend on `seed` alone, and on no other use of random numbers. Raises ValueError for
+    too few tokens, and for what is no flat array of ids.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, seq_len: int, seed: int = 0):
+        sizes, seed = _sizes(batch_size, seq_len), seed_of("seed", seed)
+        seq_len = sizes["seq_len"]
+        if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise ValueError(
+                f"tokens must be a flat array of ids, as tokenise(…).train is, got {_kind(tokens)}"
+            )
         if len(tokens) <= seq_len:
             raise ValueError(
                 f"{len(tokens)} tokens are too few for a window of {seq_len} + 1: take a shorter "
                 "seq_len or more text"
             )
         crc = zlib.crc32(np.array(tokens[:: len(tokens) // 2**20 + 1], dtype=np.int64))
-        self._settings = {"tokens": len(tokens), "crc": crc, **_sizes(batch_size, seq_len)}
+        self._settings = {"tokens": len(tokens), "crc": crc, **sizes}
         self._tokens, self._seen = tokens, np.zeros(len(tokens), bool)
         self.corpus_tokens, self.tokens_seen, self.unique_tokens = len(tokens), 0, 0
         self._generator = torch.Generator().manual_seed(seed)
@@ -83,6 +94,8 @@ class Stream:
 
     datasets' own shuffle buffer is lost on resume. Here the documents are read in blocks, and
     the order within one depends on `seed` and its number only: to resume, it is read again.
+
+    Raises ValueError for settings of another type, and for a source that is no such dataset.
     """
 
     def __init__(
@@ -96,9 +109,16 @@ class Stream:
     ):
         self._settings = {
             **_sizes(batch_size, seq_len),
-            **{"seed": seed, "shuffle": shuffle, "block_size": BLOCK},
-            "tokenizer": tokenizer.fingerprint,
+            "seed": seed_of("seed", seed),
+            **{"shuffle": flag("shuffle", shuffle), "block_size": BLOCK},
         }
+        check_tokenizer(tokenizer)
+        self._settings["tokenizer"] = tokenizer.fingerprint
+        if not all(hasattr(documents, name) for name in ("skip", "state_dict", "load_state_dict")):
+            raise ValueError(
+                "documents must be a streamed dataset, as open_stream(…).train is, got "
+                f"{_kind(documents)}"
+            )
         # A dataset holds the position of its iterator, and shares it with what it was made from:
         # so a copy, and skip(0) for a view that is at the start wherever `documents` was.
         self._documents = copy.deepcopy(documents).skip(0)
@@ -155,7 +175,10 @@ class Stream:
         _check_settings(self._settings, state)
         at, block, end = state["block_start"], [], self._end
         if state["block"]:
-            block = self._read(at, state["block"])
+            try:
+                block = self._read(at, state["block"])
+            except (KeyError, IndexError, TypeError, AttributeError):  # of another kind of source
+                self._rows = None
         else:
             self._rows, self._end = None, at
         if _crc(block) != state["block_crc"]:
@@ -184,7 +207,7 @@ class Stream:
         if rows is None or at is not self._end:
             self._documents.load_state_dict(at)
             rows = iter(self._documents)
-        texts = (row.get("text") for row in rows)
+        texts = map(_text_of, rows)
         block = list(islice((text for text in texts if text and text.strip()), BLOCK))
         self._rows, self._end = rows, self._documents.state_dict()
         if self._settings["shuffle"]:
@@ -200,12 +223,16 @@ class FreshStories:
     two ends of text (`padded`), cut at seq_len labels. Story n of a seed is always the
     same, so that the position is a number. Held-out stories are not avoided, for they will not
     come: the likeliest of those in data/stories.txt has a probability of e^-50.
+
+    The state says by which sentences they were written, and is refused once those have changed.
     """
 
     corpus_tokens = None  # there is no end to them
 
     def __init__(self, tokenizer, batch_size: int, seq_len: int, seed: int = 0):
-        self._settings = {**_sizes(batch_size, seq_len), "seed": seed}
+        self._settings = {**_sizes(batch_size, seq_len), "seed": seed_of("seed", seed)}
+        check_tokenizer(tokenizer)
+        self._settings["grammar"] = _grammar_hash()
         self._settings["tokenizer"] = tokenizer.fingerprint
         self._tokenizer, self._written, self.tokens_seen = tokenizer, 0, 0
 
@@ -231,8 +258,13 @@ class FreshStories:
         return {**self._settings, "written": self._written, "tokens_seen": self.tokens_seen}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on where `state` was taken. ValueError for other settings."""
-        _check_settings(self._settings, state)
+        """Goes on where `state` was taken. ValueError for other settings, other sentences too.
+
+        A state without a note of the sentences is taken: until there was one, they were never
+        changed, and a run that was begun then can go on.
+        """
+        old = isinstance(state, dict) and "grammar" not in state
+        _check_settings({**self._settings, **({"grammar": None} if old else {})}, state)
         self._written, self.tokens_seen = state["written"], state["tokens_seen"]
 
 
@@ -244,10 +276,12 @@ def padded(
     Row b holds sequence b without its last token, then `pad_id`; its labels are the sequence
     without its first, then -100, which F.cross_entropy leaves out. What is padding is decided by
     length, for `pad_id` may well be the end of text, which must be learned. T is the longest
-    row's length, at most `max_length`: what is longer is cut. ValueError where no row has a label.
+    row's length, at most `max_length`: what is longer is cut. ValueError where no row has a label,
+    and for what is no list of lists of ids.
     """
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length must be 1 or more, got {max_length}")
+    pad_id = whole("pad_id", pad_id, least=0)
+    max_length = None if max_length is None else whole("max_length", max_length)
+    sequences = [_row(ids) for ids in _rows_of(sequences)]
     T = max((len(ids) for ids in sequences), default=0) - 1
     if T < 1:
         raise ValueError("no sequence of two tokens or more: there is nothing to predict")
@@ -255,7 +289,7 @@ def padded(
     inputs = torch.full((len(sequences), T), pad_id)
     labels = torch.full((len(sequences), T), -100)
     for row, ids in enumerate(sequences):
-        ids = torch.as_tensor(ids, dtype=torch.int64)[: T + 1]
+        ids = ids[: T + 1]
         n = max(len(ids) - 1, 0)
         inputs[row, :n], labels[row, :n] = ids[:-1], ids[1:]
     return inputs, labels
@@ -266,12 +300,51 @@ def _crc(documents: list[str]) -> int:
 
 
 def _sizes(batch_size: int, seq_len: int) -> dict[str, int]:
-    if batch_size < 1 or seq_len < 1:
-        raise ValueError(f"batch_size and seq_len must be 1 or more, got {batch_size}, {seq_len}")
-    return {"batch_size": batch_size, "seq_len": seq_len}
+    return {"batch_size": whole("batch_size", batch_size), "seq_len": whole("seq_len", seq_len)}
+
+
+def _kind(value) -> str:
+    shape = getattr(value, "shape", None)
+    return shown(value) if shape is None else f"a {type(value).__name__} of shape {tuple(shape)}"
+
+
+def _rows_of(sequences) -> Sequence:
+    if isinstance(sequences, str | bytes | dict) or not hasattr(sequences, "__iter__"):
+        raise ValueError(f"sequences must be a list of lists of ids, got {shown(sequences)}")
+    return sequences
+
+
+def _row(ids) -> Tensor:
+    """The ids of one sequence as a tensor. ValueError for others than whole numbers in a row."""
+    try:
+        row = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"a sequence must be a list of ids, got {shown(ids)}") from error
+    numbers = not (row.is_floating_point() or row.is_complex() or row.dtype == torch.bool)
+    if row.ndim != 1 or (len(row) and not numbers):
+        raise ValueError(f"a sequence must be a list of whole numbers, got {shown(ids)}")
+    return row.to(torch.int64)
+
+
+def _text_of(row: dict) -> str | None:
+    text = row.get("text")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(
+            f'the "text" of a document is {shown(text)}: it must be a string, or null'
+        )
+    return text
+
+
+@cache
+def _grammar_hash() -> str:
+    """Of the sentences that the stories are written with (once: the grammar is read once too)."""
+    texts = [file.read_text(encoding="utf-8") for file in stories.FILES]  # \r\n is \n here
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _check_settings(own: dict, state: dict) -> None:
+    if not isinstance(state, dict):
+        raise ValueError(f"a state is what state_dict gave, got {shown(state)}")
     for key, value in own.items():
         if state.get(key) != value:
             raise ValueError(

@@ -21,7 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smol import SmolLM2, stories
+from smol import SmolLM2, files, stories
 from smol.data import (
     Corpus,
     FreshStories,
@@ -36,7 +36,9 @@ from smol.data import (
     statistics,
     tokenise,
 )
+from smol.data import batches as data_batches
 from smol.tests.reference import tiny_config
+from smol.tokenizer import BPETokenizer
 
 EOS = 256
 
@@ -128,6 +130,177 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path):
     assert corpus.train + corpus.validation == ["one", "two", "three", "four", "five"]
 
 
+@pytest.mark.parametrize("read", [load_corpus, open_stream])
+@pytest.mark.parametrize("name", ["", " ", Path(""), None, 3, b"stories"])
+def test_no_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, read, name):
+    """What an unset variable of a shell leaves. Path("") is ".", and means it."""
+    monkeypatch.chdir(tmp_path)
+    if name == Path(""):
+        refuses(FileNotFoundError, r"^\. holds no file", read, name)
+    else:
+        refuses(ValueError, "the corpus (is empty|must be a name or a path)", read, name)
+
+
+def links(folder: Path) -> Path:
+    """A folder with its text behind links, one of which leads back to it."""
+    (folder / "own" / "b").mkdir(parents=True)
+    (folder / "elsewhere" / ".deep").mkdir(parents=True)
+    write_jsonl(folder / "own" / "a.jsonl", ["one", "two"])
+    write_jsonl(folder / "elsewhere" / "c.jsonl", ["three"])
+    write_jsonl(folder / "elsewhere" / ".deep" / "d.jsonl", ["hidden"])
+    (folder / "own" / "b" / "linked").symlink_to(folder / "elsewhere")
+    (folder / "own" / "b" / "again.jsonl").symlink_to(folder / "own" / "a.jsonl")
+    (folder / "own" / "loop").symlink_to(folder / "own")
+    (folder / "elsewhere" / "loop").symlink_to(folder / "own" / "b")
+    return folder / "own"
+
+
+def test_links_are_followed_and_nothing_is_read_twice(tmp_path):
+    folder = links(tmp_path)
+    corpus = load_corpus(folder)
+    assert corpus.train + corpus.validation == ["one", "two", "three"]
+    assert [row["text"] for row in open_stream(folder, held_out=1).train] == ["two", "three"]
+    for name in ("gone.jsonl", "gone"):
+        (folder / name).symlink_to(tmp_path / "nowhere")
+        words = f"{name} is a link to .*nowhere, which is not there: mend or remove it"
+        refuses(FileNotFoundError, words, load_corpus, folder)
+        refuses(FileNotFoundError, words, open_stream, folder)
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.csv", r"a.csv is no text yet: make it .jsonl, with \{\"text\": "),
+        ("a.JSON", "a.JSON is no text yet: make it .jsonl"),
+        ("a.jsonl.gz", "a.jsonl.gz is packed: unpack it first"),
+        ("a.zip", "a.zip is packed: unpack it first"),
+        ("a.txt.zst", "a.txt.zst is packed: unpack it first"),
+        ("a.bin", "a.bin holds a NUL at character 3: it is no text"),
+        ("a.txt", "a.txt holds a NUL at character 3: it is no text"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b'[1]\0{"text": "a b c d e f"}')
+    refuses(ValueError, words, load_corpus, tmp_path / name)
+    (tmp_path / "b.md").write_text("some text of a folder")
+    if Path(name).suffix in (".csv", ".JSON", ".zip", ".bin"):  # beside the text, not the text
+        assert load_corpus(tmp_path).train == ["some text of a fol"]
+    else:
+        refuses(ValueError, words, load_corpus, tmp_path)
+
+
+def column(kind: str) -> pa.Array:
+    texts = pa.array(["one", None, "two", "one"])
+    if kind == "category":
+        return texts.dictionary_encode()
+    return texts.cast({"view": pa.string_view(), "large": pa.large_string()}[kind])
+
+
+@pytest.mark.parametrize("kind", ["view", "large", "category"])
+def test_strings_of_every_kind_in_parquet_are_read(tmp_path, kind):
+    pq.write_table(pa.table({"text": column(kind)}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [None, None], "b": [1, 2]}), tmp_path / "b.parquet")
+    corpus = load_corpus(tmp_path)
+    assert corpus.train + corpus.validation == ["one", "two", "one"]
+    assert [row["text"] for row in open_stream(tmp_path, 1).train][:3] == [None, "two", "one"]
+
+
+def test_null_is_left_out_by_one_rule(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n{"text": "b"}')
+    assert load_corpus(tmp_path)[1:] == (["a"], ["b"])
+    stream = Stream(open_stream(tmp_path, 1).train, Bytes(), 1, 1, shuffle=False)
+    assert drawn(stream, 1) == [ord("b"), EOS]
+
+
+def shards_of_other_columns(folder: Path, kind: str) -> Path:
+    """Three files of ten documents that have nothing in common but "text"."""
+    beside = [{"id": 1}, {"id": "one", "x": [1]}, {"y": {"z": None}}]
+    for k, more in enumerate(beside):
+        rows = [{"text": f"{k} {i}", **more} for i in range(10)]
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{k}.parquet", row_group_size=4)
+        else:
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{k}.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.mark.parametrize("before", [1, 4, 9, 14])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_shards_need_only_text_in_common(tmp_path, monkeypatch, kind, before):
+    """Read, streamed, and gone on with in the middle of each."""
+    monkeypatch.setattr(batches, "BLOCK", 3)
+    folder = shards_of_other_columns(tmp_path, kind)
+    want = [f"{k} {i}" for k in range(3) for i in range(10)]
+    corpus = load_corpus(folder)
+    assert corpus.train + corpus.validation == want
+    streamed = open_stream(folder, held_out=2)
+    assert streamed.validation == want[:2]
+    assert list(streamed.train) == [{"text": text} for text in want[2:]]
+    assert_resumes(lambda: Stream(open_stream(folder, 2).train, Bytes(), 2, 4), before)
+
+
+BAD_LINES = {
+    '{"text": "cut o': r"b.jsonl, line 3 is no \{",
+    '{"text": 3}': r"b.jsonl, line 3 is no \{",
+    '{"txt": "a"}': r"b.jsonl, line 3 is no \{",
+    r'{"text": "\ud800"}': r"b.jsonl, line 3 is no \{",
+    "[" * 100_000: r"b.jsonl, line 3 is no \{",
+    b'{"text": "f\xfcr"}': "b.jsonl, line 3, is not UTF-8 at byte 11: convert it first",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_bad_line_is_named_in_mid_stream_too(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(batches, "BLOCK", 4)
+    write_jsonl(tmp_path / "a.jsonl", [f"text {i}" for i in range(8)])
+    raw = line if isinstance(line, bytes) else line.encode()
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "good"}\n\n' + raw + b"\n")
+    refuses(ValueError, BAD_LINES[line], load_corpus, tmp_path)
+    stream = Stream(open_stream(tmp_path, held_out=2).train, Bytes(), 1, 7)
+    next(stream)  # what comes before it is drawn
+    refuses(ValueError, BAD_LINES[line], drawn, stream, 20)
+
+
+def invalid_strings() -> pa.Array:
+    offsets = pa.py_buffer(np.array([0, 1, 3], np.int32))
+    return pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff\xfe")])
+
+
+@pytest.mark.parametrize("trouble", ["cut", "numbers", "no text", "not UTF-8", "spoiled"])
+def test_bad_parquet_is_named_in_mid_stream_too(tmp_path, monkeypatch, trouble):
+    monkeypatch.setattr(batches, "BLOCK", 4)
+    write_parquet(tmp_path / "a.parquet", [f"text {i}" for i in range(8)])
+    table = {"text": [f"document {i}" for i in range(500)]}
+    table = {
+        "numbers": {"text": [1, 2]},
+        "no text": {"content": ["a"]},
+        "not UTF-8": {"text": invalid_strings()},
+    }.get(trouble, table)
+    file = tmp_path / "b.parquet"
+    pq.write_table(pa.table(table), file, compression="none", use_dictionary=False)
+    raw = file.read_bytes()
+    if trouble == "cut":
+        file.write_bytes(raw[:-20])
+    if trouble == "spoiled":
+        file.write_bytes(raw[:4] + b"\xff" * 400 + raw[404:])
+    words = {
+        "numbers": r'b.parquet has no column "text" of strings, only .text \(int64\)',
+        "no text": r'b.parquet has no column "text" of strings, only .content \(string\)',
+        "not UTF-8": 'b.parquet holds a "text" that is not UTF-8: mend it',
+    }.get(trouble, "b.parquet is not a whole parquet file: fetch it again")
+    refuses(ValueError, words, load_corpus, tmp_path)
+    stream = Stream(open_stream(tmp_path, held_out=2).train, Bytes(), 1, 7)
+    next(stream)
+    refuses(ValueError, words, drawn, stream, 20)
+
+
+def test_text_of_another_type_in_a_dataset_of_ones_own():
+    words = 'the "text" of a document is 3: it must be a string, or null'
+    refuses(ValueError, words, next, stream_of(["one", 3]))
+
+
 def test_a_line_separator_inside_json_is_no_new_line(tmp_path):
     file = tmp_path / "corpus.jsonl"
     file.write_text('{"text": "a\u2028b"}\r\n\n{"text": "c"}', encoding="utf-8")
@@ -158,7 +331,7 @@ def test_a_single_character_cannot_be_split(tmp_path):
 @pytest.mark.parametrize("name", ["bad.txt", "bad.jsonl"])
 def test_invalid_utf8_is_named_with_its_place(tmp_path, name):
     (tmp_path / name).write_bytes("für".encode() + b"\xff rest")
-    refuses(ValueError, rf"{name} is not UTF-8 at byte 4: ", load_corpus, tmp_path)
+    refuses(ValueError, rf"{name}(, line 1,)? is not UTF-8 at byte 4: ", load_corpus, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +447,8 @@ class Server:
 def server(monkeypatch, tmp_path):
     """The file's place on the net, with an empty cache in tmp_path and the network allowed."""
     server = Server()
-    monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
     monkeypatch.setattr(corpora, "SHAKESPEARE_URL", server.url)
     monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
     monkeypatch.setenv("no_proxy", "*")
@@ -355,12 +529,40 @@ def no_space(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_leaves_no_half_download(server, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_download(server, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", no_space)
-        refuses(OSError, "could not be written .*No space left", load_corpus, "shakespeare")
+        assert_is_the_play(load_corpus("shakespeare"))  # read, though it cannot be kept
     assert contents(tmp_path) == {}
+    words = "tiny Shakespeare is not kept, .*cache could not be written .*No space left"
+    assert re.search(words, capsys.readouterr().err)
     assert_is_the_play(load_corpus("shakespeare"))
+
+
+def read_only(monkeypatch, folder: Path, users: Path | None = None) -> None:
+    """The checkout's cache as if it could not be written, and the user's, if `users` is None."""
+    (folder / "file").write_text("in the way")
+    monkeypatch.setattr(files, "CACHE", folder / "file" / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(users or folder / "file"))
+
+
+def test_shakespeare_in_a_checkout_that_cannot_be_written(server, tmp_path, monkeypatch, capsys):
+    read_only(monkeypatch, tmp_path, tmp_path / "users")
+    monkeypatch.setenv("SMOL_OFFLINE", "1")
+    place = re.escape(str(tmp_path / "users" / "smol" / "tinyshakespeare.txt"))
+    refuses(FileNotFoundError, f"put the file at {place}$", load_corpus, "shakespeare")
+    read_only(monkeypatch, tmp_path)
+    words = "put tinyshakespeare.txt in a folder and name that in SMOL_DATA"
+    refuses(FileNotFoundError, words, load_corpus, "shakespeare")
+    monkeypatch.delenv("SMOL_OFFLINE")
+    assert_is_the_play(load_corpus("shakespeare"))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "set XDG_CACHE_HOME to a folder that can" in said
+    read_only(monkeypatch, tmp_path, tmp_path / "users")
+    assert_is_the_play(load_corpus("shakespeare"))
+    assert (tmp_path / "users" / "smol" / "tinyshakespeare.txt").read_bytes() == PLAY
+    assert_is_the_play(load_corpus("shakespeare"))
+    assert server.asked == 2 and not capsys.readouterr().err
 
 
 @pytest.mark.skipif("SMOL_DATA" not in os.environ, reason="SMOL_DATA is unset")
@@ -465,6 +667,89 @@ def test_what_fails_leaves_no_tokens(tmp_path, monkeypatch, trouble):
     assert contents(tmp_path) == {}
 
 
+def in_words(corpus: Corpus, tokens) -> None:
+    for documents, array in zip(corpus[1:], tokens, strict=True):
+        assert array.tolist() == packed(documents)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_tokens_of_a_checkout_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """They go to the user's cache, and into memory where that cannot be written either."""
+    read_only(monkeypatch, tmp_path, tmp_path / "users")
+    in_words(SMALL, tokenise(SMALL, Bytes()))
+    assert len(list((tmp_path / "users" / "smol").iterdir())) == 2
+    in_words(SMALL, tokenise(SMALL, Broken()))  # found there
+    assert not capsys.readouterr().err
+    read_only(monkeypatch, tmp_path)
+    in_words(SMALL, tokenise(SMALL, Bytes()))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("the tokens are kept in memory, and made ")
+    assert "XDG_CACHE_HOME" in said
+    words = "cannot be written|could not be written|is a file, not a folder"
+    refuses(OSError, words, tokenise, SMALL, Broken(), tmp_path / "file")  # before any work
+
+
+def test_tokens_in_the_checkouts_cache_are_found_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "own")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    tokenise(SMALL, Bytes())
+    assert len(list((tmp_path / "own").iterdir())) == 2
+    (tmp_path / "own").rename(tmp_path / "users")
+    (tmp_path / "users").rename(tmp_path / "smol")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    in_words(SMALL, tokenise(SMALL, Broken()))
+    (tmp_path / "own").mkdir()
+    for file in (tmp_path / "smol").iterdir():  # one that is torn does not hide a whole one
+        (tmp_path / "own" / file.name).write_bytes(file.read_bytes()[:60])
+    in_words(SMALL, tokenise(SMALL, Broken()))
+
+
+def test_a_full_disk_keeps_the_tokens_in_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "CACHE", tmp_path)
+    monkeypatch.setattr(np, "save", no_space)
+    in_words(SMALL, tokenise(SMALL, Bytes()))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "could not be written (No space left on device)" in said
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_bar_that_cannot_be_written_costs_no_tokens(tmp_path, monkeypatch):
+    from tqdm import tqdm
+
+    monkeypatch.setattr("tqdm.tqdm", lambda *args, **kw: tqdm(*args, **{**kw, "delay": 0}))
+    want = encode(SMALL.train, Bytes()).tolist()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert encode(SMALL.train, Bytes()).tolist() == want
+    monkeypatch.setattr(sys, "stderr", None)
+    assert encode(SMALL.train, Bytes()).tolist() == want
+
+
+def test_what_is_no_corpus_and_no_tokenizer_is_refused(tmp_path, shards):
+    from transformers import PreTrainedTokenizerFast
+
+    BPETokenizer.train(["ab"], 257, "<|endoftext|>").save(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    words = r"must be a BPETokenizer, got a \w+: BPETokenizer.load reads the tokenizer.json that"
+    for call in (
+        lambda t: tokenise(SMALL, t, tmp_path),
+        lambda t: encode(["a"], t),
+        lambda t: Stream(open_stream(shards / "jsonl", 4).train, t, 1, 1),
+        lambda t: FreshStories(t, 1, 1),
+    ):
+        refuses(ValueError, words, call, theirs)
+        refuses(ValueError, "must be a BPETokenizer, got None", call, None)
+        refuses(ValueError, "has no <.endoftext.>", call, BPETokenizer.train(["ab"], 257))
+    refuses(ValueError, "takes a corpus, as load_corpus gives it", tokenise, "stories", Bytes())
+    refuses(ValueError, "directory is empty", tokenise, SMALL, Bytes(), "")
+    refuses(
+        ValueError, "a text must be a str, got int", tokenise, SMALL._replace(train=[1]), Bytes()
+    )
+    refuses(ValueError, "use load_corpus", statistics, open_stream(shards / "jsonl", 4))
+
+
 def test_a_stream_is_not_tokenised_whole(tmp_path):
     corpus = Corpus("cosmopedia", iter([{"text": "a"}]), ["b"])
     refuses(
@@ -516,6 +801,63 @@ def test_the_smallest_data_and_one_token_less():
     assert next(Windows(np.arange(5), 2, 4))[1].tolist() == [[1, 2, 3, 4]] * 2
     words = "4 tokens are too few for a window of 4 \\+ 1: take a shorter seq_len or more text"
     refuses(ValueError, words, Windows, np.arange(4), 2, 4)
+
+
+ONES = np.ones(50, dtype=np.int64)
+MAKERS = {
+    "windows": lambda batch_size=2, seq_len=4, seed=0: Windows(ONES, batch_size, seq_len, seed),
+    "stream": lambda batch_size=2, seq_len=4, seed=0: Stream(
+        stream_of(["a text"])._documents, Bytes(), batch_size, seq_len, seed
+    ),
+    "fresh": lambda batch_size=2, seq_len=4, seed=0: FreshStories(
+        Bytes(), batch_size, seq_len, seed
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("wrong", ["3", 3.0, True, None, torch.tensor(3), float("nan")])
+def test_settings_have_one_rule(make, wrong):
+    for name in ("batch_size", "seq_len", "seed"):
+        refuses(ValueError, f"{name} must be a whole number, got", MAKERS[make], **{name: wrong})
+    for seed in (-1, 2**63):
+        refuses(ValueError, "seed must be", MAKERS[make], seed=seed)
+    refuses(ValueError, "seq_len must be 1 or more, got 0", MAKERS[make], seq_len=0)
+    batches = MAKERS[make](np.int64(2), np.uint8(4), np.int32(7))
+    assert next(batches)[0].shape == (2, 4)
+    saved = json.loads(json.dumps({k: batches._settings[k] for k in ("batch_size", "seq_len")}))
+    assert saved == {"batch_size": 2, "seq_len": 4}
+    next(MAKERS[make](seed=2**63 - 1))
+
+
+@pytest.mark.parametrize("wrong", ["3", 3.0, True, None, torch.tensor(3)])
+def test_other_counts_have_the_same_rule(shards, wrong):
+    refuses(ValueError, "held_out must be a whole", open_stream, shards / "jsonl", wrong)
+    refuses(ValueError, "pad_id must be a whole number", padded, [[1, 2]], wrong)
+    if wrong is not None:
+        refuses(ValueError, "max_length must be a whole number", padded, [[1, 2]], 0, wrong)
+    refuses(ValueError, "held_out must be 0 or more", open_stream, shards / "jsonl", -1)
+    refuses(ValueError, "pad_id must be 0 or more", padded, [[1, 2]], -1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [ONES.reshape(5, 10), ONES.astype(float), ONES > 0, list(ONES), Corpus("a", [], []), None],
+)
+def test_windows_are_of_a_flat_array(wrong):
+    refuses(ValueError, r"a flat array of ids, as tokenise\(…\).train is", Windows, wrong, 2, 4)
+
+
+@pytest.mark.parametrize("wrong", [["text"], iter([{"text": "a"}]), None, "stories"])
+def test_streams_are_of_a_streamed_dataset(wrong):
+    refuses(ValueError, r"as open_stream\(…\).train is, got", Stream, wrong, Bytes(), 2, 4)
+    refuses(ValueError, "shuffle must be True or False", Stream, wrong, Bytes(), 2, 4, 0, "no")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [1, 2]])
+def test_a_state_is_a_dict(wrong):
+    for make in MAKERS.values():
+        refuses(ValueError, "a state is what state_dict gave", make().load_state_dict, wrong)
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (2, 0), (-1, 4)])
@@ -784,6 +1126,14 @@ def test_a_state_of_other_documents_is_refused_and_changes_nothing(monkeypatch):
     assert got + [next(stream)[0].tolist() for _ in range(7)] == want
 
 
+def test_a_state_of_another_kind_of_source_is_refused_and_changes_nothing(source):
+    calm, stream = (Stream(source(), Bytes(), 2, 5) for _ in range(2))
+    next(calm), next(stream)
+    state = {**stream.state_dict(), "block_start": {"examples_iterable": {"file": 3}}}
+    refuses(ValueError, "other documents than", stream.load_state_dict, state)
+    assert drawn(stream, 20) == drawn(calm, 20)
+
+
 @pytest.mark.parametrize("sizes", [(0, 4), (2, 0)])
 def test_a_stream_refuses_sizes_below_one(source, sizes):
     refuses(ValueError, "must be 1 or more, got", Stream, source(), Bytes(), *sizes)
@@ -814,6 +1164,17 @@ def test_a_folder_with_brackets_in_its_name_is_streamed(tmp_path):
 def test_offline_cosmopedia_is_one_sentence(monkeypatch):
     monkeypatch.setenv("SMOL_OFFLINE", "1")
     refuses(FileNotFoundError, "SMOL_OFFLINE=1 is set: unset it", open_stream, "cosmopedia")
+
+
+def test_a_cache_of_the_library_that_cannot_be_written_has_a_remedy(tmp_path, monkeypatch):
+    from datasets import IterableDataset
+
+    def unwritable(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/somebody/.cache")
+
+    monkeypatch.setattr(IterableDataset, "from_generator", unwritable)
+    words = r"datasets cannot write its cache \(Permission denied\): set HF_HOME to a folder"
+    refuses(OSError, words, open_stream, write_jsonl(tmp_path / "a.jsonl", ["a", "b"]))
 
 
 def test_cosmopedia_without_a_network_fails_in_seconds():
@@ -895,6 +1256,19 @@ def test_no_target_at_all_is_refused(sequences):
     refuses(ValueError, "no sequence of two tokens or more", padded, sequences, 0)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [[[1.5, 2]], [["a", "b"]], [[[1, 2]]], [[True, False]], [3, 4], ["ab"], [None], [[2**70, 1]]],
+)
+def test_what_are_no_rows_of_ids_is_refused(wrong):
+    refuses(ValueError, "a sequence must be a list of (ids|whole numbers), got", padded, wrong, 0)
+
+
+def test_one_thing_is_no_list_of_rows():
+    for wrong in ("ab", 3, None, {1: 2}):
+        refuses(ValueError, "sequences must be a list of lists of ids", padded, wrong, 0)
+
+
 def test_a_length_below_one_is_refused():
     refuses(ValueError, "max_length must be 1 or more, got 0", padded, [[1, 2]], 0, max_length=0)
 
@@ -929,6 +1303,34 @@ def test_fresh_stories_resume_and_are_cut():
     assert not torch.equal(next(FreshStories(Bytes(), 2, 100, seed=6))[0], want[0])
     with pytest.raises(ValueError, match="the state is from seed 5, this one from seed 6"):
         FreshStories(Bytes(), 2, 100, seed=6).load_state_dict(state)
+
+
+def test_fresh_stories_of_other_sentences_are_not_gone_on_with(tmp_path, monkeypatch):
+    batches = FreshStories(Bytes(), 2, 100)
+    next(batches)
+    state = saved_and_loaded(batches.state_dict())
+    old = {key: value for key, value in state.items() if key != "grammar"}
+    copies = [tmp_path / file.name for file in stories.FILES]
+    for file, copy in zip(stories.FILES, copies, strict=True):
+        copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8", newline="\r\n")
+
+    def resumed(state) -> FreshStories:
+        data_batches._grammar_hash.cache_clear()
+        again = FreshStories(Bytes(), 2, 100)
+        again.load_state_dict(state)
+        return again
+
+    try:
+        monkeypatch.setattr(stories, "FILES", copies)
+        assert torch.equal(next(resumed(state))[0], next(batches)[0])  # the same, with other ends
+        copies[1].write_text(
+            copies[1].read_text(encoding="utf-8") + "\n# more\n", encoding="utf-8"
+        )
+        words = r"the state is from grammar \w{64}, this one from grammar \w{64}: resume with the"
+        refuses(ValueError, words, resumed, state)
+        resumed(old)  # from before there was such a note
+    finally:
+        data_batches._grammar_hash.cache_clear()
 
 
 # -- how much was seen ----------------------------------------------------------------------------

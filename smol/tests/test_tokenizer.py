@@ -9,11 +9,14 @@ import json
 import os
 import random
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import regex
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import smol
@@ -166,7 +169,7 @@ TRAINING_BUGS = {
 
 def mutant(edits: list[tuple[str, str]]) -> dict:
     """smol.tokenizer in one piece, with lines changed, each of which must be there once."""
-    files = ("pieces", "merges", "chat", "file", "bpe")
+    files = ("pieces", "merges", "chat", "file", "added", "bpe")
     parts = [inspect.getsource(import_module(f"smol.tokenizer.{name}")) for name in files]
     # What one part would import from another is the part above it, or the change is not met.
     source = re.sub(r"from smol\.tokenizer\.\w+ import (\([^)]*\)|.*)\n", "", "\n".join(parts))
@@ -468,6 +471,250 @@ def test_chat_as_published():
     )
 
 
+# -- added tokens ---------------------------------------------------------------------------------
+
+# (text, special, normalized): names that begin, hold and overlap each other
+ADDED = [
+    ("<think>", False, True),
+    ("</think>", False, True),
+    ("<think>x", True, False),
+    ("<t", True, True),
+    ("ink>", False, False),
+    ("b<t", True, False),
+    ("ab", False, True),
+    ("<|im_end|><", False, False),
+    (" a", True, True),
+    ("é x", False, False),
+    ("<é>", True, False),
+    ("Ġ", False, False),
+    ("a", False, True),
+]
+
+
+def with_added(content: dict, added) -> dict:
+    """The content of a tokenizer.json with (text, special, normalized) added, as a library does:
+    a text that the vocabulary has keeps its id."""
+    content = json.loads(json.dumps(content))
+    vocab = content["model"]["vocab"]
+    for text, special, normalized in added:
+        i = vocab.setdefault(text, len(vocab))
+        flags = {"single_word": False, "lstrip": False, "rstrip": False}
+        content["added_tokens"].append(
+            {"id": i, "content": text, **flags, "normalized": normalized, "special": special}
+        )
+    return content
+
+
+def assert_equals_the_library(content: dict, texts, kind=BPETokenizer) -> None:
+    """Ids and texts, with special tokens and without, of what is loaded and of what is saved."""
+    ours, rust = kind.from_dict(content), Tokenizer.from_str(json.dumps(content))
+    saved = Tokenizer.from_str(json.dumps(ours.to_dict()))
+    for text in texts:
+        for special in (True, False):
+            rust.encode_special_tokens = saved.encode_special_tokens = not special
+            ids = rust.encode(text).ids
+            assert ours.encode(text, special) == ids == saved.encode(text).ids, text
+            for skip in (True, False):
+                assert ours.decode(ids, skip) == rust.decode(ids, skip_special_tokens=skip), text
+
+
+def strings_of(parts, count: int, seed: int):
+    """Random strings of these texts and of pieces of them."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        words = [rng.choice(parts) for _ in range(rng.choice([1, 2, 4, 9]))]
+        yield "".join(w if rng.random() < 0.7 else w[rng.randrange(len(w)) :] for w in words)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_added_tokens_equal_the_librarys(chatty, seed):
+    rng = random.Random(seed)
+    added = rng.sample(ADDED, rng.randint(1, len(ADDED))) if seed else ADDED
+    texts = [*(text for text, _, _ in ADDED), "<|im_end|>", "<|im_start|>", "the ", "1", " ab"]
+    assert_equals_the_library(with_added(chatty.to_dict(), added), strings_of(texts, 300, seed))
+
+
+ADDED_BUGS = {
+    "the shorter one first": ("key=len, reverse=True", "key=len"),
+    "one look for all": ("for texts in (first, later) if", "for texts in ([*first, *later],) if"),
+    "the later ones first": ("for texts in (first, later) if", "for texts in (later, first) if"),
+    "special ones in a stranger's text": ("if special or match[0] not in self._special:", "if 1:"),
+    "no others in a stranger's text": ("self._patterns if others else []", "[]"),
+    "special ones overlooked": (
+        "first = [text for text in self.ids if",
+        "first = [text for text in others if",
+    ),
+    "not read as bytes": ("as_bytes(text) or text.encode()", "text.encode()"),
+    "gone from the vocabulary": ("elif token not in needed:", "else:"),
+    "all of them special": ("(special if added[", "(special if 1 or added["),
+    "all of them saved as special": ('"special": added[i] in special_tokens', '"special": True'),
+    "all of them saved as normalized": (
+        '"normalized": added[i] in normalized',
+        '"normalized": 1 > 0',
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", ADDED_BUGS)
+def test_planted_bugs_of_added_tokens_are_caught(chatty, bug):
+    broken = mutant([ADDED_BUGS[bug]])["BPETokenizer"]
+    content = with_added(chatty.to_dict(), ADDED)
+    texts = [*(text for text, _, _ in ADDED), "<|im_end|>", "the ", "1", " ab"]
+    with pytest.raises((AssertionError, ValueError, KeyError)):
+        assert_equals_the_library(content, strings_of(texts, 300, 0), broken)
+
+
+def test_tokens_added_by_transformers_are_kept_and_shown(chatty, tmp_path):
+    from transformers import AutoTokenizer
+
+    chatty.save(tmp_path)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    theirs.add_tokens(["<think>", "</think>"])
+    theirs.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, text = BPETokenizer.load(tmp_path / "theirs"), "<think>abc</think> <tool>yes"
+    assert ours.special_tokens.keys() - chatty.special_tokens.keys() == {"<tool>"}
+    assert list(ours.added_tokens) == ["<think>", "</think>"]
+    ids = theirs.encode(text)
+    assert ours.encode(text) == ids
+    assert ours.decode(ids, skip_special_tokens=True) == "<think>abc</think> yes"
+    strangers = theirs.encode(text, split_special_tokens=True)
+    assert ours.encode(text, special=False) == strangers != ids
+    ours.save(tmp_path / "ours")
+    saved, read = (
+        json.loads((tmp_path / name / "tokenizer.json").read_text(encoding="utf-8"))
+        for name in ("ours", "theirs")
+    )
+    assert saved["added_tokens"] == read["added_tokens"]
+    again = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again.decode(ids, skip_special_tokens=True) == theirs.decode(ids, True)
+
+
+def test_fingerprints_of_old_files_stay_what_they_are():
+    """Tokens on the disk and checkpoints carry them."""
+    shipped = BPETokenizer.load(stories.DATA.parent / "assets" / "smol-stories")
+    assert (
+        shipped.fingerprint == "5eab0865000778133327a519fbccff720e4edb339790986f93fdb542d88954e5"
+    )
+    assert (
+        BPETokenizer.train(["abab cd"], 262, END).fingerprint
+        == "b419c5f7ebcdcabbda03677ec9b0b70fec3d8f2eee4bbce38be87f84aa8f2bf7"
+    )
+
+
+def test_fingerprints_differ_by_what_is_special(chatty):
+    contents = [with_added(chatty.to_dict(), [("<x>", *flags)]) for flags in FLAGS]
+    prints = {BPETokenizer.from_dict(content).fingerprint for content in contents}
+    assert len(prints) == 4
+
+
+FLAGS = list(itertools.product((True, False), repeat=2))
+
+
+def test_a_token_that_ends_the_text_need_not_be_special(chatty):
+    content = chatty.to_dict()
+    for added in content["added_tokens"]:
+        added["special"] = False
+    ours = BPETokenizer.from_dict(content)
+    assert ours.eos_id == chatty.eos_id and ours.special_tokens == {}
+    assert ours.added_id("<|im_end|>") == chatty.special_tokens["<|im_end|>"]
+    assert ours.apply_chat_template(CHATS[0]) == chatty.apply_chat_template(CHATS[0])
+
+
+# -- what a file says beside ----------------------------------------------------------------------
+
+BYTE_STEP = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+TEXT_ONLY = [{"Sequence": {"id": "A", "type_id": 0}}]
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": TEXT_ONLY,
+    "pair": [*TEXT_ONLY, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+KEPT = {
+    "truncation": {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    },
+    "padding": {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": END_OF_TEXT,
+    },
+    "normalizer": {"type": "Sequence", "normalizers": []},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": True}],
+            },
+            {**BYTE_STEP, "add_prefix_space": False, "use_regex": True},
+        ],
+    },
+    "post_processor": {
+        "type": "Sequence",
+        "processors": [{**BYTE_STEP, "use_regex": True}, TEMPLATE],
+    },
+    "decoder": {"type": "Sequence", "decoders": [{**BYTE_STEP, "use_regex": True}]},
+    "model.fuse_unk": True,
+    "model.dropout": 0.0,
+    "model.continuing_subword_prefix": "",
+    "model.end_of_word_suffix": "",
+}
+
+
+@pytest.mark.filterwarnings("ignore:this tokenizer.json sets")
+@pytest.mark.parametrize("path", KEPT)
+def test_what_decides_no_ids_is_kept_as_it_was_read(chatty, tmp_path, path):
+    content = edited(chatty.to_dict(), path, KEPT[path])
+    ours = BPETokenizer.from_dict(content)
+    assert ours.fingerprint == chatty.fingerprint
+    ours.save(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert saved == content != chatty.to_dict()
+    rust, text = Tokenizer.from_file(str(tmp_path / "tokenizer.json")), "On  12 May, é<|im_end|>"
+    rust.no_truncation()
+    rust.no_padding()
+    assert rust.encode(text).ids == ours.encode(text) == chatty.encode(text)
+    ours.to_dict()["model"]["vocab"].clear()
+    assert ours.to_dict() == content
+
+
+def test_truncation_and_padding_are_left_aside_with_one_warning(chatty, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    chatty.save(tmp_path)
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), pad_token=END_OF_TEXT
+    )
+    theirs(["Hello world", "a"], truncation=True, padding=True, max_length=4)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.warns(UserWarning) as said:
+        ours = BPETokenizer.load(tmp_path / "theirs")
+    assert len(said) == 1
+    assert "sets truncation and padding, which is left aside" in str(said[0].message)
+    assert ours.encode("Hello world" * 9) == chatty.encode("Hello world" * 9)
+    assert ours.fingerprint == chatty.fingerprint
+    assert ours.to_dict()["truncation"]["max_length"] == 4
+
+
+@pytest.mark.parametrize("missing", ["added_tokens", "version", "truncation", "post_processor"])
+def test_a_file_may_lack_what_the_library_can_do_without(chatty, missing):
+    content = edited(chatty.to_dict(), missing, None)
+    ours, rust = BPETokenizer.from_dict(content), Tokenizer.from_str(json.dumps(content))
+    text = "On  12 May <|im_end|>"
+    assert ours.encode(text) == rust.encode(text).ids
+    assert BPETokenizer.from_dict(ours.to_dict()).fingerprint == ours.fingerprint
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -552,6 +799,106 @@ def test_bad_texts_and_ids_are_refused(chatty):
             chatty.decode([5, token_id])
 
 
+def test_ids_of_another_shape_are_refused_in_one_sentence(chatty):
+    ids = chatty.encode("a tale")
+    rows = torch.tensor([ids, ids])
+    for wrong in (rows, rows[:1], rows[:1, :1], [ids], [rows[0]], rows.numpy()):
+        refused("decode takes the ids of one text, got rows of them", chatty.decode, wrong)
+    for wrong, got in (
+        (rows[0].float(), "67.0"),
+        ([1.0], "1.0"),
+        (["1"], "'1'"),
+        ([None], "None"),
+    ):
+        refused(f"an id must be a whole number, got {got}", chatty.decode, wrong)
+    refused("an id must be a whole number, got True", chatty.decode, [True])
+    for wrong in ("a tale", b"a tale"):
+        refused("decode takes ids, got .*: encode makes ids of a text", chatty.decode, wrong)
+    for wrong in (5, None, rows[0, 0]):
+        refused("ids must be a list, got", chatty.decode, wrong)
+    refused("skip_special_tokens must be True or False", chatty.decode, ids, "yes")
+    refused("an id must be a whole number, got 'a'", chatty.token_bytes, "a")
+    refused("decode takes ids", chatty.decode_stream, "a")  # at once, and not when it is read
+    text = chatty.decode(ids)
+    assert text == "a tale"
+    for right in (rows[0], rows[0].numpy(), list(rows[0]), list(rows[0].numpy()), iter(ids)):
+        assert chatty.decode(right) == text
+    assert chatty.token_bytes(rows[0, 0]) == chatty.token_bytes(ids[0]) == b"a"
+
+
+def refused(words: str, call, *args, **kwargs):
+    with pytest.raises(ValueError, match=words) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_of_another_type_are_refused(chatty, tmp_path, monkeypatch):
+    for size in ("300", 300.0, True, None, torch.tensor(300)):
+        refused("vocab_size must be a whole number, got", BPETokenizer.train, ["ab"], size)
+    assert len(BPETokenizer.train(["abab"], np.int64(257))) == 257
+    for special in ([3], [None], [b"<|x|>"]):
+        refused("special tokens must be texts", BPETokenizer.train, ["ab"], 300, special)
+    refused("special_tokens must be a list", BPETokenizer.train, ["ab"], 300, None)
+    refused("split_digits must be True or False", BPETokenizer.train, ["ab"], 300, (), "no")
+    refused("texts must be a list, got None", BPETokenizer.train, None, 300)
+    refused("split_digits must be True or False", BPETokenizer, {b"a": 0}, [], None, 1)
+    refused("special must be True or False", chatty.encode, "a", "no")
+    for text, got in ((["a"], "list"), (None, "NoneType"), (3, "int")):
+        refused(f"a text must be a str, got {got}$", chatty.encode, text)
+        refused(f"a text must be a str, got {got}$", chatty.pieces, text)
+    refused("add_generation_prompt must be True or False", chat_text, CHATS[0], "yes")
+    for path in ("", " ", None, 3, b"x"):
+        refused("the tokenizer( is empty| must be a name or a path)", BPETokenizer.load, path)
+        refused("the tokenizer's path( is empty| must be a name or a path)", chatty.save, path)
+    monkeypatch.chdir(tmp_path)
+    chatty.save(".")
+    assert BPETokenizer.load(".").fingerprint == chatty.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (({}, []), "the vocabulary is empty"),
+        (({"a": 0}, []), "must be a dict from the bytes of a token to its id"),
+        (([b"a"], []), "must be a dict from the bytes of a token to its id"),
+        (({b"a": 0, b"b": 1}, [(b"a", b"b")]), "is no pair of the vocabulary"),
+        (({b"a": 0, b"": 1}, [(b"a", b"")]), "is no pair of the vocabulary"),
+        (({b"a": 0}, [3]), "is no pair of the vocabulary"),
+        (({b"a": 0}, ["ab"]), "is no pair of the vocabulary"),
+        (({b"a": 0}, [], {"": 1}), "an added token is empty"),
+        (({b"a": 0}, [], {"\ud800": 1}), "half a surrogate pair"),
+        (({b"a": 0}, [], {3: 1}), "a text must be a str, got int"),
+        (({b"a": 0}, [], {"a": 1}), "'a' has id 1 and another id in the vocabulary, 0"),
+        (({b" a": 0}, [], {"Ġa": 1}), "'Ġa' has id 1 and another id in the vocabulary, 0"),
+        (({b"a": 0}, [], {"<x>": 1}, True, {"<x>": 1}), "is a special token and another added"),
+        (({b"a": 0}, [], {}, True, {"<x>": 1}, ["<y>"]), "'<y>', which is no added token"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_at_once(parts, words):
+    refused(words, BPETokenizer, *parts)
+
+
+def test_the_cache_of_words_is_bounded_in_bytes(chatty, monkeypatch):
+    monkeypatch.setattr(tokenizer.bpe, "CACHE_BYTES", 100_000)
+    rng = random.Random(0)
+    ours = BPETokenizer.from_dict(chatty.to_dict())
+    for letters, length in (("acgt", 300), ("acgt", 5000), ("é", 257)):
+        for _ in range(20):
+            line = "".join(rng.choice(letters) for _ in range(length))
+            assert ours.encode(line) == ours.encode(line)
+    assert not ours._cache  # such "words" do not come again
+    held = 0
+    for _ in range(2000):
+        ours.encode("".join(rng.choice("acgt") for _ in range(200)))
+        words, ids = ours._cache.keys(), ours._cache.values()
+        held = max(held, sum(map(sys.getsizeof, words)) + sum(map(sys.getsizeof, ids)))
+    assert 50_000 < held < 105_000
+    ours.encode("a tale")
+    before = len(ours._cache)
+    ours.encode("a tale")
+    assert " tale" in ours._cache and len(ours._cache) == before
+
+
 def test_missing_special_tokens_are_named():
     plain = BPETokenizer.train(["ab"], 257)
     with pytest.raises(ValueError, match=r"no <\|endoftext\|>: train it as a special token"):
@@ -560,7 +907,7 @@ def test_missing_special_tokens_are_named():
         plain.apply_chat_template(CHATS[0])
     with pytest.raises(ValueError, match="a chat is a list of"):
         chat_text([{"role": "user"}])
-    for chat in ([], ["hi"], [{"role": "user", "content": None}]):
+    for chat in ([], ["hi"], [{"role": "user", "content": None}], None, CHATS[0][0], "hi"):
         with pytest.raises(ValueError, match="a chat is a list of"):
             chat_text(chat)
 
@@ -582,7 +929,31 @@ BAD_FILES = {
     "another model": ("model.type", "WordPiece", "the model is WordPiece, not BPE"),
     "no model": ("model", None, "is no tokenizer.json"),
     "no merges": ("model.merges", None, "is no tokenizer.json"),
-    "no special tokens listed": ("added_tokens", None, "is no tokenizer.json"),
+    "special tokens by name": ("added_tokens", {"a": 1}, "added_tokens is a dict, not a list"),
+    "no pre-tokenizer": ("pre_tokenizer", None, "pre_tokenizer is None, which is neither ByteLev"),
+    "no decoder": ("decoder", None, "the decoder is None, not ByteLevel"),
+    "a flag missing": ("added_tokens.0.special", None, "entry 0 of added_tokens lacks.*'special'"),
+    "a flag that is none": ("added_tokens.0.special", "no", "mend its types"),
+    "a field of another time": ("stride", 3, "the file has an unknown field 'stride'"),
+    "an unknown field of the model": ("model.noise", 3, "has an unknown field 'noise', 3: remove"),
+    "another version": ("version", "2.0", "version is '2.0', not 1.0"),
+    "truncation that is none": ("truncation", 5, "truncation is 5: set it to null"),
+    "a template of two texts": (
+        "post_processor",
+        {"type": "TemplateProcessing", "single": [*TEXT_ONLY, *TEXT_ONLY], "special_tokens": {}},
+        "post_processor is .*: this class adds no tokens",
+    ),
+    "a template within": (
+        "post_processor",
+        {"type": "Sequence", "processors": [{"type": "RobertaProcessing", "cls": ["<s>", 0]}]},
+        "this class adds no tokens, transformers.AutoTokenizer reads it",
+    ),
+    "a normalizer within": (
+        "normalizer",
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}]},
+        "normalizer is .*: this class knows only tokenizers without, transformers.AutoTokenizer",
+    ),
+    "a merge that is a number": ("model.merges", [3], "merge 0 is 3, not two texts"),
     "a vocabulary that is a list": ("model.vocab", ["a"], "is no tokenizer.json"),
     "a merge of nothing": (
         "model.merges",
@@ -641,6 +1012,7 @@ def test_a_file_of_another_kind_is_refused(name, chatty, tmp_path):
         ({b"a": -1}, {}, "-1"),
         ({b"a": True}, {}, "True"),
         ({b"a": 0}, {"<|x|>": 1.0}, "1.0"),
+        ({b"a": 2**32}, {}, "4294967296"),
     ],
 )
 def test_an_id_is_of_one_token_also_without_a_file(vocab, special, got):

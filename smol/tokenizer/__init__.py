@@ -3,8 +3,9 @@
 Text is cut into pre-tokens (words with the space before them, single digits, punctuation:
 `pieces.py`); each starts as its UTF-8 bytes, and pairs of neighbours become one token, again and
 again (`merges.py`): in training the most frequent pair, in encoding the pair that was learned
-first. `bpe.py` is the tokenizer, `chat.py` the conversation. `tokenizer.json` is read and written
-as Hugging Face's `tokenizers` does (`file.py`), whose ids these are, one for one.
+first. `bpe.py` is the tokenizer, `added.py` what it cuts out of a text before that (special
+tokens and others), `chat.py` the conversation. `tokenizer.json` is read and written as Hugging
+Face's `tokenizers` does (`file.py`), whose ids these are, one for one.
 """
 
 from smol.tokenizer.bpe import BPETokenizer

@@ -1,28 +1,46 @@
 """The tokenizer: text to ids and back, trained, saved and loaded."""
 
 import codecs
+import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from sys import getsizeof
 
 import regex
 
+from smol.checks import flag, named, shown, whole
 from smol.files import written_beside
 from smol.pretrained import fetch
+from smol.tokenizer.added import Added, check_ids
 from smol.tokenizer.chat import CHAT_TOKENS, END_OF_TEXT, chat_text
 from smol.tokenizer.file import content_of, parts_of
 from smol.tokenizer.merges import apply_merges, learn_merges
-from smol.tokenizer.pieces import DIGITS_PATTERN, GPT2_PATTERN, byte_alphabet
+from smol.tokenizer.pieces import (
+    DIGITS_PATTERN,
+    GPT2_PATTERN,
+    as_bytes,
+    byte_alphabet,
+    check_text,
+)
+
+# What is known of words is kept until it takes this many bytes. Longer words are not kept, as in
+# `tokenizers`: a line of DNA or base64 is one "word" that does not come again.
+CACHE_BYTES, LONGEST_KEPT = 64 * 2**20, 256
 
 
 class BPETokenizer:
     """A byte-level BPE tokenizer: `vocab` (bytes -> id), `merges`, `special_tokens` (text -> id).
 
     `merges` are pairs of bytes, the earliest learned first. A byte without a token is dropped in
-    encoding, silently, as Hugging Face does (SmolLM2's vocabulary lacks 21 of the 256). Raises
-    ValueError for no tokens, an id of two of them, and a merge that is not of the vocabulary.
+    encoding, silently, as Hugging Face does (SmolLM2's vocabulary lacks 21 of the 256).
+    `added_tokens` (text -> id) are found in a text as special tokens are, but they are part of
+    it: no option leaves them out. Those of both that are `normalized` are looked for second.
+
+    Raises ValueError for no tokens, an id or a name of two of them, a merge that is not of the
+    vocabulary, and whatever else no tokenizer.json can hold.
     """
 
     def __init__(
@@ -31,39 +49,47 @@ class BPETokenizer:
         merges: Iterable[tuple[bytes, bytes]],
         special_tokens: dict[str, int] | None = None,
         split_digits: bool = True,
+        added_tokens: dict[str, int] | None = None,
+        normalized: Collection[str] = (),
     ):
-        if not vocab:
-            raise ValueError("the vocabulary is empty: a tokenizer needs tokens")
-        self.vocab, self.merges = dict(vocab), list(merges)
+        self.vocab = _checked_vocab(vocab)
+        self.merges = [tuple(pair) if isinstance(pair, list) else pair for pair in merges]
         for rank, pair in enumerate(self.merges):
-            if len(pair) != 2 or not {*pair, b"".join(pair)} <= self.vocab.keys():
+            if not _is_pair(pair) or not {*pair, b"".join(pair)} <= self.vocab.keys():
                 raise ValueError(
-                    f"merge {rank}, {pair}, is no pair of the vocabulary: are merges and "
+                    f"merge {rank}, {pair!r:.200}, is no pair of the vocabulary: are merges and "
                     "vocabulary of one tokenizer?"
                 )
         self.special_tokens = dict(special_tokens or {})
-        for i, n in Counter([*self.vocab.values(), *self.special_tokens.values()]).items():
-            if type(i) is not int or i < 0 or n > 1:
-                raise ValueError(
-                    "ids must be whole numbers from 0 on, each of one token only, got "
-                    f"{i!r}{' twice' * (n > 1)}"
-                )
-        self.split_digits = split_digits
+        self.added_tokens = dict(added_tokens or {})
+        self.normalized = frozenset(normalized)
+        if unknown := self.normalized - {*self.special_tokens, *self.added_tokens}:
+            raise ValueError(f"normalized names {min(unknown)!r}, which is no added token")
+        if spelled := check_ids(self.vocab, self.special_tokens, self.added_tokens):
+            # A file lists added tokens in its vocabulary, too. There a byte is a byte, whoever
+            # else has its name; of the others only those are tokens of text that merges know.
+            needed = {part for a, b in self.merges for part in (a, b, a + b)}
+            for token, i in spelled.items():
+                if len(token) == 1:
+                    self.vocab[token] = i
+                elif token not in needed:
+                    self.vocab.pop(token, None)
+        self.split_digits = flag("split_digits", split_digits)
         self._pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
-        # longest first: where one special token begins another, the longer one is meant
-        longest = sorted(self.special_tokens, key=len, reverse=True)
-        self._special = (
-            regex.compile(f"({'|'.join(map(regex.escape, longest))})") if longest else None
-        )
+        self._added = Added(self.special_tokens, self.added_tokens, self.normalized)
         self._byte_ids = [self.vocab.get(bytes([b])) for b in range(256)]
         self._ranks = {
             (self.vocab[a], self.vocab[b]): (rank, self.vocab[a + b])
             for rank, (a, b) in enumerate(self.merges)
         }
         self._bytes = {i: token for token, i in self.vocab.items()}
-        self._bytes.update({i: text.encode() for text, i in self.special_tokens.items()})
+        # `tokenizers` reads an added token back as it reads any other, wherever it can.
+        added = self._added.ids.items()
+        self._bytes.update({i: as_bytes(text) or text.encode() for text, i in added})
         self._size = max(self._bytes) + 1
         self._cache: dict[str, list[int]] = {}
+        self._cache_bytes = 0
+        self._kept: dict = {"model": {}}  # fields of its file that decide no ids
 
     def __len__(self) -> int:
         """The size of the vocabulary: the largest id + 1."""
@@ -83,10 +109,14 @@ class BPETokenizer:
         spelled out in the texts are text like any other. Raises ValueError for no text at all,
         and for a vocab_size that cannot hold special tokens and bytes.
         """
+        vocab_size = whole("vocab_size", vocab_size)
+        split_digits = flag("split_digits", split_digits)
         pattern = regex.compile(DIGITS_PATTERN if split_digits else GPT2_PATTERN)
         special_tokens = [special_tokens] if isinstance(special_tokens, str) else special_tokens
-        special = list(dict.fromkeys(special_tokens))
+        special = list(dict.fromkeys(_each("special_tokens", special_tokens)))
         for text in special:  # what is one piece, training might learn as well
+            if not isinstance(text, str):
+                raise ValueError(f"special tokens must be texts, got {shown(text)}")
             if not regex.fullmatch("[!-~]+", text) or len(pattern.findall(text)) < 2:
                 raise ValueError(f"special token {text!r} could be text: name it like <|this|>")
         if vocab_size < len(special) + 256:
@@ -97,8 +127,8 @@ class BPETokenizer:
         if isinstance(texts, str):
             texts = [texts]  # a string is not meant as an iterable of letters
         counts = Counter()
-        for text in texts:
-            _check_text(text)
+        for text in _each("texts", texts):
+            check_text(text)
             counts.update(pattern.findall(text))
         if not counts:
             raise ValueError("there is no text to train on: the corpus is empty")
@@ -112,32 +142,42 @@ class BPETokenizer:
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of a text. With special=False, "<|im_end|>" in it is ten characters of text.
 
-        That is how to encode what strangers wrote. Raises ValueError for a text with half a
-        surrogate pair in it, which has no UTF-8.
+        That is how to encode what strangers wrote; added tokens that are not special are found
+        all the same, as in Hugging Face's. Raises ValueError for a text with half a surrogate
+        pair in it, which has no UTF-8.
         """
-        _check_text(text)
-        parts = self._special.split(text) if special and self._special else [text]
+        check_text(text)
         ids = []
-        for k, part in enumerate(parts):
-            if k % 2:  # split() puts what it split at between the rest
-                ids.append(self.special_tokens[part])
+        for part, token_id in self._added.cut(text, flag("special", special)):
+            if token_id is not None:
+                ids.append(token_id)
                 continue
-            for word in self.pieces(part):
+            for word in self._pattern.findall(part):
                 known = self._cache.get(word)
-                if known is None:
-                    if len(self._cache) >= 100_000:  # a few tens of MB
-                        self._cache.clear()
-                    symbols = [i for b in word.encode() if (i := self._byte_ids[b]) is not None]
-                    known = self._cache[word] = apply_merges(symbols, self._ranks)
-                ids += known
+                ids += self._encode_word(word) if known is None else known
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The ids of one pre-token, which are kept for the next time."""
+        symbols = [i for b in word.encode() if (i := self._byte_ids[b]) is not None]
+        ids = apply_merges(symbols, self._ranks)
+        if len(word) <= LONGEST_KEPT:
+            if self._cache_bytes > CACHE_BYTES:
+                self._cache.clear()
+                self._cache_bytes = 0
+            self._cache[word] = ids
+            self._cache_bytes += getsizeof(word) + getsizeof(ids) + 100  # and its place in there
         return ids
 
     def pieces(self, text: str) -> list[str]:
         """The pre-tokens of a text: no token reaches over the border of one."""
+        check_text(text)
         return self._pattern.findall(text)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token. They need not be whole characters."""
+        if type(token_id) is not int:
+            token_id = _plain_id(token_id)
         try:
             return self._bytes[token_id]
         except KeyError:
@@ -146,7 +186,10 @@ class BPETokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD, as in Hugging Face's."""
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD, as in Hugging Face's.
+
+        `ids` are those of one text, as a list or a tensor: ValueError for rows of them.
+        """
         return "".join(self.decode_stream(ids, skip_special_tokens))
 
     def decode_stream(
@@ -157,11 +200,17 @@ class BPETokenizer:
         Bytes that begin a character wait for the token that ends it; what still waits at the
         end comes out as U+FFFD. The pieces together are `decode(ids)`.
         """
+        skip = flag("skip_special_tokens", skip_special_tokens)
+        if isinstance(ids, str | bytes | bytearray):
+            raise ValueError(f"decode takes ids, got {shown(ids)}: encode makes ids of a text")
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids  # of a tensor or an array
+        return self._decode(_each("ids", ids), set(self.special_tokens.values()) if skip else ())
+
+    def _decode(self, ids: Iterable[int], skipped: Collection[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        special = set(self.special_tokens.values()) if skip_special_tokens else ()
         for token_id in ids:
-            token_id = int(token_id)  # of a tensor, too
-            if token_id not in special and (piece := decoder.decode(self.token_bytes(token_id))):
+            token_id = token_id if type(token_id) is int else _plain_id(token_id)
+            if token_id not in skipped and (piece := decoder.decode(self.token_bytes(token_id))):
                 yield piece
         if rest := decoder.decode(b"", final=True):
             yield rest
@@ -170,25 +219,38 @@ class BPETokenizer:
         self, messages: list[dict[str, str]], add_generation_prompt: bool = False
     ) -> list[int]:
         """The ids of `chat_text(messages)`. Special tokens in a content count as special."""
-        if missing := [text for text in CHAT_TOKENS if text not in self.special_tokens]:
+        if missing := [text for text in CHAT_TOKENS if text not in self._added.ids]:
             raise ValueError(f"this tokenizer has no {' and no '.join(missing)}: it cannot chat")
         return self.encode(chat_text(messages, add_generation_prompt))
 
     @property
     def eos_id(self) -> int:
         """The id of <|endoftext|>."""
-        if END_OF_TEXT not in self.special_tokens:
-            raise ValueError(f"this tokenizer has no {END_OF_TEXT}: train it as a special token")
-        return self.special_tokens[END_OF_TEXT]
+        return self.added_id(END_OF_TEXT)
+
+    def added_id(self, text: str) -> int:
+        """The id of a special token or another added one. ValueError where it is none."""
+        if text not in self._added.ids:
+            raise ValueError(f"this tokenizer has no {text}: train it as a special token")
+        return self._added.ids[text]
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of what decides the ids: equal for equal tokenizers only."""
-        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
 
     def to_dict(self) -> dict:
-        """The content of a tokenizer.json, with merges as pairs (tokenizers 0.20 and later)."""
-        return content_of(self.vocab, self.merges, self.special_tokens, self.split_digits)
+        """The content of a tokenizer.json, with merges as pairs (tokenizers 0.20 and later).
+
+        What a file says beside (truncation, padding and the like) stands in it as it was read.
+        """
+        content, kept = self._content(), copy.deepcopy(self._kept)
+        model = {**content["model"], **kept.pop("model")}
+        return {**content, **kept, "model": model}
+
+    def _content(self) -> dict:
+        added = (self.added_tokens, self.normalized)
+        return content_of(self.vocab, self.merges, self.special_tokens, self.split_digits, *added)
 
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json (`path` is the file, or the folder to put it in)."""
@@ -205,7 +267,7 @@ class BPETokenizer:
         Raises FileNotFoundError where there is none, and ValueError, naming the setting, for a
         file that is damaged or describes another kind of tokenizer than this class is.
         """
-        path = Path(path_or_repo_id).expanduser()
+        path = Path(named("the tokenizer", path_or_repo_id)).expanduser()
         if path.exists() or path.suffix == ".json":
             file = _json_file(path)
         else:
@@ -221,25 +283,50 @@ class BPETokenizer:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is no tokenizer.json ({error!r}): fetch it again") from error
+            raise ValueError(f"{file} is no tokenizer.json ({error!r:.200}): mend it") from error
 
     @classmethod
     def from_dict(cls, content: dict) -> "BPETokenizer":
         """The tokenizer that the content of a tokenizer.json describes (see `load`)."""
-        return cls(*parts_of(content))
+        parts, kept = parts_of(content)
+        tokenizer = cls(**parts)
+        tokenizer._kept = kept
+        return tokenizer
 
 
 def _json_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
+    path = Path(named("the tokenizer's path", path)).expanduser()
     return path if path.suffix == ".json" or path.is_file() else path / "tokenizer.json"
 
 
-def _check_text(text: str) -> None:
-    if not isinstance(text, str):
-        raise ValueError(f"a text must be a str, got {type(text).__name__}: decode bytes first")
+def _checked_vocab(vocab: dict[bytes, int]) -> dict[bytes, int]:
+    if not isinstance(vocab, dict) or not all(isinstance(token, bytes) for token in vocab):
+        raise ValueError("the vocabulary must be a dict from the bytes of a token to its id")
+    if not vocab:
+        raise ValueError("the vocabulary is empty: a tokenizer needs tokens")
+    return dict(vocab)
+
+
+def _is_pair(pair) -> bool:
+    return (
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(isinstance(part, bytes) and part for part in pair)
+    )
+
+
+def _each(name: str, values) -> Iterator:
+    """What is in them. ValueError where nothing is, since it is one thing and not several."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start} of the text is half a surrogate pair, which has no UTF-8"
-        ) from None
+        return iter(values)
+    except TypeError:
+        raise ValueError(f"{name} must be a list, got {shown(values)}") from None
+
+
+def _plain_id(value) -> int:
+    """An id as an int: of NumPy, or of a tensor of one number without dimensions, too."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0):
+        raise ValueError("decode takes the ids of one text, got rows of them: decode each row")
+    return whole("an id", value, least=-(2**63))

@@ -49,3 +49,24 @@ CHARACTER_TO_BYTE = {character: b for b, character in enumerate(BYTE_TO_CHARACTE
 def byte_alphabet() -> list[bytes]:
     """The 256 bytes in the order in which training numbers them: that of their characters."""
     return [bytes([CHARACTER_TO_BYTE[character]]) for character in sorted(BYTE_TO_CHARACTER)]
+
+
+def as_bytes(text: str) -> bytes | None:
+    """The bytes that a text stands for in a tokenizer.json; None if a character is of no byte."""
+    try:
+        return bytes(CHARACTER_TO_BYTE[character] for character in text)
+    except KeyError:
+        return None
+
+
+def check_text(text: str) -> None:
+    """Raises ValueError for what is no str, and for half a surrogate pair, which has no UTF-8."""
+    if not isinstance(text, str):
+        decode = ": decode bytes first" if isinstance(text, bytes | bytearray) else ""
+        raise ValueError(f"a text must be a str, got {type(text).__name__}{decode}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} of the text is half a surrogate pair, which has no UTF-8"
+        ) from None

@@ -65,6 +65,9 @@ class Ranks(NamedTuple):
         try:
             yield
         finally:
+            # gloo's threads need the GIL to let go of what they sent last, and PyTorch holds it
+            # while it waits for their end: without a pause both may wait for ever.
+            time.sleep(0.1)
             dist.destroy_process_group()
 
     @contextlib.contextmanager
