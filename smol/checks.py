@@ -59,6 +59,17 @@ def seed(name: str, value) -> int:
     return whole(name, value, least=0, most=2**63 - 1)
 
 
+def token_ids(name: str, value) -> list[int]:
+    """The ids of one text as a list: of a list, an array, a tensor (T,) or (1, T)."""
+    ids = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(ids, str | bytes | dict) or not isinstance(ids, Iterable):
+        raise ValueError(f"{name} must be a list of token ids, got {shown(value)}")
+    ids = list(ids)
+    if len(ids) == 1 and isinstance(ids[0], list):  # a batch of one
+        ids = ids[0]
+    return [whole(f"each of {name}", token, least=0) for token in ids]
+
+
 def shown(value) -> str:
     """A value as a message shows it: itself where that is short, else what it is."""
     if value is None or isinstance(value, str | bytes | int | float | PathLike):

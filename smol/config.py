@@ -1,6 +1,12 @@
 """What a SmolLM2 looks like: the numbers in config.json, checked."""
 
+import warnings
 from dataclasses import asdict, dataclass, fields
+
+from smol.checks import flag, number, shown, whole
+
+# Transformers' defaults for what a checkpoint's numbers do not depend on.
+STAND_INS = {"initializer_range": 0.02, "max_position_embeddings": 2048}
 
 
 @dataclass(frozen=True)
@@ -21,26 +27,26 @@ class SmolLM2Config:
     rope_theta: float = 100_000.0
     initializer_range: float = 1 / 24
     tie_word_embeddings: bool = True
+    # Generation ends at eos_token_id. The other two are carried for transformers: nothing here
+    # begins or pads a text by itself.
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 0
     pad_token_id: int | None = None
 
     def __post_init__(self):
-        if type(self.tie_word_embeddings) is not bool:
-            raise ValueError(
-                f"tie_word_embeddings must be true or false, got {self.tie_word_embeddings!r}"
-            )
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(self, name)
-            ids = value if type(value) is list and name == "eos_token_id" else [value]
-            if not all(token is None or type(token) is int for token in ids):
-                raise ValueError(f"{name} must be a token id or null, got {value!r}")
         for field in fields(self):
-            value, name = getattr(self, field.name), field.name
-            if field.type is int and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-            if field.type is float and (type(value) not in (int, float) or not 0 < value < 1e30):
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
+            name, value = field.name, getattr(self, field.name)
+            if field.type is int:
+                value = whole(name, value)
+            elif field.type is float:
+                value = number(name, value, "above 0 and finite", lambda x: 0 < x < 1e30)
+            elif field.type is bool:
+                value = flag(name, value)
+            elif name == "eos_token_id" and isinstance(value, list | tuple):
+                value = [whole(f"each {name}", token, least=-1) for token in value]
+            elif value is not None:
+                value = whole(name, value, least=-1)  # -1: none, in old files
+            object.__setattr__(self, name, value)
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into num_attention_heads "
@@ -63,12 +69,18 @@ class SmolLM2Config:
 
         transformers 4 wrote `rope_theta`; transformers 5 writes `rope_parameters`. Neither has a
         default here: a theta that is silently 10,000 loads, runs and talks nonsense. Raises
-        ValueError, naming the key, for a missing key and for anything that this model is not.
+        ValueError, naming the key, for a missing key that decides the numbers, for one that is
+        there twice with two values, and for anything that this model is not.
+
+        What decides no number may be missing and is then transformers' default: a warning says so
+        of the context. Keys that LlamaForCausalLM does not look at either are left out.
         """
-        rope = d.get("rope_parameters") or d.get("rope_scaling") or {}
-        if not isinstance(rope, dict):
-            raise ValueError(f"rope_parameters must be an object with rope_theta, got {rope!r}")
-        d = {**d, "rope_theta": rope.get("rope_theta", d.get("rope_theta"))}
+        d = _standing_in(d)
+        ropes = {key: d.get(key) or {} for key in ("rope_parameters", "rope_scaling")}
+        for key, rope in ropes.items():
+            if not isinstance(rope, dict):
+                raise ValueError(f"{key} must be an object with rope_theta, got {shown(rope)}")
+        types = [r.get("rope_type", r.get("type", "default")) for r in ropes.values()]
         expected = {
             "model_type": ("llama", d.get("model_type")),
             "hidden_act": ("silu", d.get("hidden_act", "silu")),
@@ -76,7 +88,7 @@ class SmolLM2Config:
             "mlp_bias": (False, d.get("mlp_bias", False)),
             "attention_dropout": (0, d.get("attention_dropout", 0) or 0),
             "rope_interleaved": (False, d.get("rope_interleaved", False)),
-            "rope_type": ("default", rope.get("rope_type", rope.get("type", "default"))),
+            "rope_type": ("default", next((t for t in types if t != "default"), "default")),
             "quantization_config": (None, d.get("quantization_config")),
         }
         for key, (want, got) in expected.items():
@@ -85,6 +97,11 @@ class SmolLM2Config:
                     f"not a SmolLM2: {key} is {got!r}, this model has {want!r} only: load it with "
                     "transformers"
                 )
+        thetas = [r.get("rope_theta") for r in (*ropes.values(), d)]
+        thetas = [theta for theta in thetas if theta is not None]
+        if any(theta != thetas[0] for theta in thetas):
+            raise ValueError(f"rope_theta is {' and '.join(map(shown, thetas))}: which one is it?")
+        d["rope_theta"] = thetas[0] if thetas else None
         special = ("bos_token_id", "eos_token_id", "pad_token_id")
         for field in fields(cls):
             if field.name not in special and d.get(field.name) is None:
@@ -111,3 +128,15 @@ class SmolLM2Config:
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             **asdict(self),
         }
+
+
+def _standing_in(d: dict) -> dict:
+    """A config.json with transformers' defaults for what is missing and decides no number."""
+    missing = {key: value for key, value in STAND_INS.items() if d.get(key) is None}
+    if "max_position_embeddings" in missing:
+        warnings.warn(
+            "config.json has no max_position_embeddings: longer texts than "
+            f"{STAND_INS['max_position_embeddings']} tokens will be refused",
+            stacklevel=4,
+        )
+    return {**d, **missing}

@@ -7,6 +7,7 @@ the file has one place in the model, every place gets one key, with the shape it
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
+from smol.checks import named, shown
+from smol.checks import seed as checked_seed
 from smol.config import SmolLM2Config
-from smol.files import check_hash, written_beside
+from smol.files import check_hash, writable, written_beside
 from smol.model import SmolLM2
 
 REPO_ID = "HuggingFaceTB/SmolLM2-135M"
 INSTRUCT = f"{REPO_ID}-Instruct"
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 SHIPPED = Path(__file__).parents[1] / "assets" / "smol-stories"  # trained here, on the stories
 
 
@@ -73,7 +77,7 @@ def fetch(
 
     Raises FileNotFoundError, with the remedy, where it is neither on disk nor to be had.
     """
-    name = str(directory_or_repo_id)
+    name = named("the model", directory_or_repo_id)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -95,14 +99,15 @@ def fetch(
         return Path(snapshot_download(name, **wanted))
     except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        try:
-            return Path(snapshot_download(name, local_files_only=True, **wanted))
-        except (OSError, ValueError) as missing:
-            raise FileNotFoundError(
-                f"{name} is neither a folder here nor in the hub's cache, and the hub says: "
-                f"{reason}. Go online once, or pass a folder with config.json and "
-                "model.safetensors"
-            ) from missing
+        # Somebody else may have fetched another commit, whose weights are checked all the same.
+        for revision in dict.fromkeys((wanted["revision"], None)):
+            with suppress(OSError, ValueError):
+                cached = {**wanted, "revision": revision, "local_files_only": True}
+                return Path(snapshot_download(name, **cached))
+        raise FileNotFoundError(
+            f"{name} is neither a folder here nor in the hub's cache, and the hub says: "
+            f"{reason}. Go online once, or pass a folder with config.json and model.safetensors"
+        ) from error
 
 
 def load_pretrained(
@@ -114,19 +119,21 @@ def load_pretrained(
 
     Reads one model.safetensors, or the shards that model.safetensors.index.json lists. Raises
     FileNotFoundError for a missing file and ValueError for a config that is no SmolLM2, a
-    damaged file, a hash other than the published one, any key or shape that does not fit, a
-    `dtype` that is no float, and a `device` that is not here.
+    damaged file, of what came from the hub a hash other than the published one, any key or shape
+    that does not fit, a `dtype` that cannot be computed in, and a `device` that is not here.
     """
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a float of torch such as torch.bfloat16, got {dtype!r}")
+    _check_dtype(dtype)
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without CUDA
+    except (RuntimeError, AssertionError, TypeError) as error:  # the second: no CUDA in PyTorch
         raise ValueError(f"device {device!r} is not to be had here: take 'cpu'") from error
     directory = fetch(directory_or_repo_id)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
-    known = PUBLISHED.get(str(directory_or_repo_id))
+    own = (
+        Path(directory_or_repo_id).expanduser().is_dir()
+    )  # weights of the user, whatever its name
+    known = None if own else PUBLISHED.get(str(directory_or_repo_id))
     if known and known.sha256:
         for file in files:
             check_hash(file, known.sha256)
@@ -165,15 +172,22 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
 
     `AutoModelForCausalLM.from_pretrained(directory)` loads it. A tied head is left out, as in
     the published file. Both files are written beside their places and renamed when both are
-    whole and on the disk, so that a full one (OSError) leaves what stood there before. Raises
-    ValueError for a head of its own under a config that ties it.
+    whole and on the disk, so that a full one (OSError) leaves what stood there before. The model
+    may be within torch.compile's, DataParallel's or DDP's wrapper. Raises ValueError for what is
+    no SmolLM2, for one without numbers or in shards, and for a head of its own under a config
+    that ties it.
     """
-    model = getattr(model, "_orig_mod", model)  # the module inside torch.compile's wrapper
-    tied = model.config.tie_word_embeddings
-    if tied and not torch.equal(model.lm_head.weight, model.embed_tokens.weight):
+    while hasattr(model, "_orig_mod") or hasattr(model, "module"):
+        model = getattr(model, "_orig_mod", None) or model.module
+    if not isinstance(model, SmolLM2):
+        raise ValueError(f"save_pretrained takes a SmolLM2, got {shown(model)}")
+    if any(p.is_meta or hasattr(p, "full_tensor") for p in model.parameters()):
+        raise ValueError("the model has shapes only, or is in shards: gather its weights first")
+    tied, head, table = model.config.tie_word_embeddings, model.lm_head, model.embed_tokens
+    if tied and not _same(head.weight, table.weight):
         raise ValueError("the head differs from the embedding, but tie_word_embeddings is true")
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(named("directory", directory)).expanduser()
+    writable(directory)
     tensors = {
         _file_key(key): tensor.detach().cpu().contiguous()
         for key, tensor in model.state_dict().items()
@@ -195,6 +209,8 @@ def load_reference(
     from `seed`, which serves every comparison but says nothing sensible. `.weights` on the model
     is "pretrained" or "random". SMOL_OFFLINE=1 asks for the random ones outright.
     """
+    _check_dtype(dtype)
+    seed = checked_seed("seed", seed)
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
@@ -226,9 +242,26 @@ def load_reference(
 
 def from_reference(reference: torch.nn.Module) -> SmolLM2:
     """A SmolLM2 with a copy of a Hugging Face model's config and weights, in its dtype."""
+    if not hasattr(reference, "config") or not hasattr(reference, "state_dict"):
+        raise ValueError(f"the reference must be a model of transformers, got {shown(reference)}")
     config = SmolLM2Config.from_dict(reference.config.to_dict())
     tensors = {key: tensor.clone() for key, tensor in reference.state_dict().items()}
     return _fill(skeleton(config), tensors, "the reference").eval()
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):  # float8: no
+        raise ValueError(f"dtype must be a float of torch such as torch.bfloat16, got {dtype!r}")
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether they are one, or hold the same: NaN is not equal to itself, and yet the same."""
+    if a is b or torch.equal(a, b):
+        return True
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return (
+        alike and torch.equal(a.isnan(), b.isnan()) and torch.equal(*map(torch.nan_to_num, (a, b)))
+    )
 
 
 def _file_key(key: str) -> str:
@@ -253,7 +286,7 @@ def _fill(model: SmolLM2, tensors: dict[str, torch.Tensor], source) -> SmolLM2:
                 f"{source}: {key} is {tuple(tensors[key].shape)}, config.json wants {tuple(shape)}"
             )
     head, table = tensors.get("lm_head.weight"), tensors["model.embed_tokens.weight"]
-    if tied and head is not None and not torch.equal(head, table):
+    if tied and head is not None and not _same(head, table):
         raise ValueError(
             f"{source} has a head that differs from the embedding, but its config.json ties them "
             "(tie_word_embeddings): one of the two is wrong"
@@ -289,6 +322,9 @@ def _weight_files(directory: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
+        shards = sorted(directory.glob("model-*-of-*.safetensors"))
+        if shards:
+            return _all_shards(shards)
         pickles = sorted(f.name for f in directory.glob("*.bin"))
         why = f" ({pickles[0]} is a pickle and is not opened: convert it)" if pickles else ""
         raise FileNotFoundError(f"{single} is missing{why}")
@@ -304,11 +340,35 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
+def _all_shards(files: list[Path]) -> list[Path]:
+    """Shards whose index is missing say by their names how many there are: all of them, or
+    FileNotFoundError."""
+    count = files[0].stem.rpartition("-of-")[2]
+    names = (
+        [f"model-{n:05}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
+        if count.isdigit()
+        else []
+    )
+    if [file.name for file in files] != names:
+        raise FileNotFoundError(
+            f"{files[0].parent} holds {len(files)} shards of {count} and no "
+            "model.safetensors.index.json: fetch the rest"
+        )
+    return files
+
+
 def _read_tensors(file: Path, dtype: torch.dtype, device) -> dict[str, torch.Tensor]:
     try:
         with safe_open(file, framework="pt") as f:
+            kinds = {k: f.get_slice(k).get_dtype() for k in f.keys()}  # noqa: SIM118
+            if other := {k: kind for k, kind in kinds.items() if kind not in FLOATS}:
+                key, kind = min(other.items())
+                raise ValueError(
+                    f"{file} holds {key} as {kind}: quantised weights mean nothing without their "
+                    "scales, fetch them in one of " + ", ".join(FLOATS)
+                )
             # copy: the file's own pages must not stay mapped under a model that may be saved there
-            return {k: f.get_tensor(k).to(device, dtype, copy=True) for k in f.keys()}  # noqa: SIM118
+            return {k: f.get_tensor(k).to(device, dtype, copy=True) for k in kinds}
     except SafetensorError as error:
         raise ValueError(
             f"{file} is not a whole safetensors file ({error}): delete it and fetch it again"

@@ -1,23 +1,36 @@
 """`python -m smol.generate "Once upon a time"`: a model goes on with a text, or answers."""
 
 import argparse
+import contextlib
+import os
+import stat
 import sys
 from pathlib import Path
 
 import torch
 
-from smol.device import DEVICES, DTYPES, choose_device, choose_dtype
+from smol.checks import named, seed, whole
+from smol.device import DEVICES, DTYPES, check_compiler, choose_device, choose_dtype
 from smol.generate.fast import prepare_for_decoding
-from smol.generate.text import stream
+from smol.generate.sampling import check_settings
+from smol.generate.text import as_stop, chat_ends_of, stream
+from smol.model import SmolLM2
 from smol.pretrained import INSTRUCT, SHIPPED, load_pretrained
-from smol.tokenizer import CHAT_TOKENS, BPETokenizer
+from smol.terminal import command, say
+from smol.tokenizer import BPETokenizer
 
 
+@command("smol.generate")
 def main() -> int:
+    """Exit status 0, or 1 and a line that says what is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m smol.generate", description="A model goes on with a text, or answers."
     )
-    parser.add_argument("prompt", nargs="?", help="without one: a new text, or a conversation")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        help="without one: what stdin holds, a new text, or with --chat a conversation",
+    )
     parser.add_argument(
         "--model", help=f"folder or hub repository (the shipped stories; --chat: {INSTRUCT})"
     )
@@ -36,67 +49,116 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--dtype", choices=DTYPES, default="auto")
-    try:
-        _run(parser.parse_args())
-    except (ValueError, OSError) as error:
-        print(f"smol.generate: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print()
+    _run(parser.parse_args())
     return 0
 
 
 def _run(args: argparse.Namespace) -> None:
+    keys = "temperature top_k top_p min_p repetition_penalty"
+    sampling = {key: getattr(args, key) for key in keys.split()}
+    # All of it before a model is fetched, and before the prompt is printed.
+    check_settings(**sampling)
+    as_stop(args.stop)
     for option in ("max_new_tokens", "samples"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise ValueError(f"{option} must be 1 or more, got {value}")
-    name = args.model or (INSTRUCT if args.chat else SHIPPED)
+        if getattr(args, option) is not None:
+            whole(option, getattr(args, option))
+    if args.seed is not None:
+        seed("seed", args.seed)
     device = choose_device(args.device)
     dtype = choose_dtype(device, args.dtype)
+    if args.compile and device.type == "cpu":
+        check_compiler()
+    usual = INSTRUCT if args.chat else SHIPPED
+    name = named("--model", usual if args.model is None else args.model)
     tokenizer, model = BPETokenizer.load(name), load_pretrained(name, dtype, device)
-    room = model.config.max_position_embeddings
     if device.type == "cpu":
         prepare_for_decoding(model)
     generator = torch.Generator(device)
     generator.seed() if args.seed is None else generator.manual_seed(args.seed)
-    keys = "temperature top_k top_p min_p repetition_penalty stop slide use_cache compile"
-    settings = {key: getattr(args, key) for key in keys.split()}
-    settings["generator"] = generator
+    settings = {**sampling, "generator": generator, "stop": args.stop, "slide": args.slide}
+    settings |= {"use_cache": args.use_cache, "compile": args.compile}
+    speaker = Speaker(model, tokenizer, args.max_new_tokens, settings)
+    if args.chat and args.prompt is None:
+        speaker.converse()
+        return
+    prompt = _piped() if args.prompt is None else args.prompt
+    for _ in range(args.samples):
+        if args.chat:
+            speaker.answer([{"role": "user", "content": prompt}])
+            continue
+        ids = [tokenizer.eos_id] if prompt is None else tokenizer.encode(prompt)
+        shipped = Path(name).expanduser().resolve() == SHIPPED.resolve()
+        if shipped and prompt:  # its stories all begin after an end of text
+            ids = [tokenizer.eos_id, *ids]
+        speaker.print_after(prompt or "", ids)
 
-    def say(prompt: list[int], **more) -> str:
-        """Prints what follows as it comes, and returns it."""
-        left = room if args.slide else max(1, room - len(prompt))
-        wanted, text = min(200, left) if args.max_new_tokens is None else args.max_new_tokens, ""
-        for piece in stream(model, tokenizer, prompt, wanted, **settings, **more):
+
+class Speaker:
+    """A model that prints what it writes as it comes."""
+
+    def __init__(
+        self, model: SmolLM2, tokenizer: BPETokenizer, wanted: int | None, settings: dict
+    ):
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.room, self.wanted = model.config.max_position_embeddings, wanted
+
+    def print_after(self, shown: str, ids: list[int], fit: bool = False, **more) -> str:
+        """Prints what is `shown` of the prompt and what follows its ids; returns the latter.
+
+        Unless a number was asked for, it is 200 tokens, or as many as the context still holds:
+        with `fit`, never more than that.
+        """
+        left = self.room if self.settings["slide"] else max(1, self.room - len(ids))
+        count, text = self.wanted or min(200, left), ""
+        count = min(count, left) if fit else count
+        for piece in stream(self.model, self.tokenizer, ids, count, **self.settings, **more):
+            print(f"{shown}{piece}" if not text else piece, end="", flush=True)
             text += piece
-            print(piece, end="", flush=True)
-        print()
+        print("" if text else shown)
         return text
 
-    if not args.chat:
-        ids = [tokenizer.eos_id] if args.prompt is None else tokenizer.encode(args.prompt)
-        shipped = Path(name).expanduser().resolve() == SHIPPED.resolve()
-        if shipped and ids:  # its stories all begin after an end of text
-            ids = [tokenizer.eos_id, *tokenizer.encode(args.prompt or "")]
-        for _ in range(args.samples):
-            print(args.prompt or "", end="", flush=True)
-            say(ids)
-        return
+    def answer(self, messages: list[dict], fit: bool = False) -> str:
+        """Prints the answer to a conversation, and returns it."""
+        ends = chat_ends_of(self.model, self.tokenizer)
+        return self.print_after("", self.ids_of(messages), fit, stop_ids=ends)
 
-    def answer(messages: list[dict]) -> str:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        return say(ids, stop_ids=[tokenizer.special_tokens[CHAT_TOKENS[1]]])
+    def ids_of(self, messages: list[dict]) -> list[int]:
+        """A conversation up to where the answer begins."""
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
 
-    if args.prompt is not None:
-        for _ in range(args.samples):
-            answer([{"role": "user", "content": args.prompt}])
-        return
-    messages = []
-    while (said := _asked()) is not None:
-        messages.append({"role": "user", "content": said})
-        while len(tokenizer.apply_chat_template(messages)) > room // 2 and len(messages) > 1:
-            del messages[:2]  # the oldest question and its answer are forgotten
-        messages.append({"role": "assistant", "content": answer(messages)})
+    def converse(self) -> None:
+        """A question a line, until the input ends. What goes wrong with one ends that one only."""
+        messages = []
+        while (said := _asked()) is not None:
+            messages.append({"role": "user", "content": said})
+            try:
+                messages = self.recent(messages)
+                answer = self.answer(messages, fit=True)
+                messages.append({"role": "assistant", "content": answer})
+            except ValueError as error:
+                say(f"smol.generate: {error}")
+                messages.pop()
+
+    def recent(self, messages: list[dict]) -> list[dict]:
+        """The newest turns that leave room for an answer: of as many tokens as were asked for, or
+        for a long question alone, of as many as are left. ValueError where none are."""
+        wanted = self.wanted or self.room // 2
+        while len(messages) > 1 and self.room - len(self.ids_of(messages)) < wanted:
+            messages = messages[2:]  # the oldest question and its answer are forgotten
+        if (size := len(self.ids_of(messages))) >= self.room:
+            raise ValueError(
+                f"{size} tokens do not fit a context of {self.room}: ask in fewer words"
+            )
+        return messages
+
+
+def _piped() -> str | None:
+    """The prompt from a pipe or a file; None where stdin is something else, or has nothing."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stdin, or a closed one
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+            return sys.stdin.read().removesuffix("\n") or None
+    return None
 
 
 def _asked() -> str | None:

@@ -6,6 +6,8 @@ In the order of transformers: penalty, temperature, top-k, top-p, min-p.
 import torch
 from torch import Tensor
 
+from smol.checks import number, whole
+
 
 def reshape(
     logits: Tensor,
@@ -74,17 +76,14 @@ TINY, HUGE = 1e-15, 1e15  # a logit divided by both TINY still fits fp32
 
 
 def check_settings(temperature, top_k, top_p, min_p, repetition_penalty) -> None:
-    """Raises ValueError, naming the setting, for one out of range."""
-    if temperature != 0 and not TINY <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 (greedy) or at least {TINY}, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    if min_p is not None and not 0 <= min_p <= 1:
-        raise ValueError(f"min_p must be from 0 to 1, got {min_p}")
-    if not TINY <= repetition_penalty <= HUGE:
-        raise ValueError(
-            f"repetition_penalty must be from {TINY:g} to {HUGE:g} (1 = none), got "
-            f"{repetition_penalty}"
-        )
+    """Raises ValueError, naming the setting, for one of another type or out of range."""
+    greedy_or = f"0 (greedy) or at least {TINY}"
+    number("temperature", temperature, greedy_or, lambda t: t == 0 or TINY <= t < float("inf"))
+    if top_k is not None:
+        whole("top_k", top_k)
+    if top_p is not None:
+        number("top_p", top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
+    if min_p is not None:
+        number("min_p", min_p, "from 0 to 1", lambda p: 0 <= p <= 1)
+    wanted = f"from {TINY:g} to {HUGE:g} (1 = none)"
+    number("repetition_penalty", repetition_penalty, wanted, lambda x: TINY <= x <= HUGE)

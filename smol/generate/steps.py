@@ -1,11 +1,14 @@
 """The loop: read the text so far, choose the next token, append it, again and again."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from smol.checks import flag, shown, token_ids, whole
+from smol.device import check_compiler
 from smol.generate.fast import FixedCache, FixedStep, captures
 from smol.generate.sampling import check_settings, penalise, reshape
 from smol.model import SmolLM2, causal_mask
@@ -22,11 +25,9 @@ def generate(
     """`input_ids` (B, T) int64 -> (B · num_return_sequences, T + new): prompts and what follows.
 
     `settings` are those of `generate_steps`, which says what is raised. It ends early when every
-    row has a token of `stop_ids`; a row that has ended is filled with that token.
+    row has a token of `stop_ids`, if any are given; a row that has ended is filled with it.
     """
-    if num_return_sequences < 1:
-        raise ValueError(f"num_return_sequences must be 1 or more, got {num_return_sequences}")
-    if num_return_sequences > 1:
+    if whole("num_return_sequences", num_return_sequences) > 1:
         _check_prompt(model, input_ids, max_new_tokens, **settings)  # before they are repeated
         input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
         if (padded := settings.get("attention_mask")) is not None:
@@ -54,7 +55,7 @@ def generate_steps(
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float = 1.0,
-    stop_ids: Iterable[int] = (),
+    stop_ids: Iterable[int] | int | None = None,
     use_cache: bool = True,
     generator: torch.Generator | None = None,
     attention_mask: Tensor | None = None,
@@ -71,13 +72,15 @@ def generate_steps(
     On a CUDA GPU a step with the cache is captured once and replayed. compile=True compiles it
     first, on any device: a minute, which `python -m smol.bench decode` says whether it repays.
 
-    A generator: at its first step it raises ValueError for settings out of range (a temperature or
-    penalty that fp32 cannot divide by among them), an empty prompt, ids outside the vocabulary,
-    text that does not fit, padding that is not on the left, and logits that are NaN or infinite.
+    A generator: at its first step it raises ValueError for settings of another type or out of
+    range (a temperature or penalty that fp32 cannot divide by among them), an empty prompt, ids
+    outside the vocabulary, text that does not fit, padding that is not on the left, and logits
+    that are NaN or infinite.
     """
     check_settings(temperature, top_k, top_p, min_p, repetition_penalty)
+    _check_flags(use_cache=use_cache, slide=slide, compile=compile)
     _check_prompt(model, input_ids, max_new_tokens, attention_mask, generator, slide)
-    stop_ids = torch.tensor(list(stop_ids), dtype=torch.int64, device=input_ids.device)
+    stop_ids = torch.tensor(as_stop_ids(stop_ids), dtype=torch.int64, device=input_ids.device)
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
     reader = _Reader(model, input_ids, max_new_tokens, attention_mask, use_cache, compile)
@@ -113,12 +116,20 @@ def left_pad(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor,
 
     So the last token of every row stands in the last column, where the next one follows.
     """
+    prompts = [token_ids("a prompt", prompt) for prompt in prompts]  # lists, of tensors too
     if not prompts or not all(prompts):
         raise ValueError("a prompt is empty: give each at least one token, such as <|endoftext|>")
-    T = max(map(len, prompts))
-    rows = [[pad_id] * (T - len(prompt)) + list(prompt) for prompt in prompts]
+    T, pad = max(map(len, prompts)), [whole("pad_id", pad_id, least=0)]
+    rows = [pad * (T - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (T - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(rows), torch.tensor(mask)
+
+
+def as_stop_ids(stop_ids: Iterable[int] | int | None) -> list[int]:
+    """One id, several or none, as a list: config.json has `eos_token_id` in all three forms."""
+    if stop_ids is None or isinstance(stop_ids, Integral):
+        stop_ids = [] if stop_ids is None else [stop_ids]
+    return token_ids("stop_ids", stop_ids)
 
 
 def padded_layout(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
@@ -146,6 +157,8 @@ class _Reader:
         if compile or captures(input_ids.device):
             weight = model.embed_tokens.weight
             self.cache = FixedCache(model.config, B, length, weight.dtype, weight.device)
+            if compile and input_ids.device.type == "cpu":
+                check_compiler()
             self.step = FixedStep(model, self.cache, compile, captures(input_ids.device))
         else:
             self.cache = model.new_cache(B, length)
@@ -169,6 +182,11 @@ class _Reader:
         return self.model.lm_head(hidden[:, -1])
 
 
+def _check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        flag(name, value)
+
+
 def _check_prompt(
     model, ids, max_new_tokens, attention_mask=None, generator=None, slide=False, **_
 ) -> None:
@@ -178,6 +196,11 @@ def _check_prompt(
     T, room, V = ids.size(1), model.config.max_position_embeddings, model.config.vocab_size
     if T == 0:
         raise ValueError("the prompt is empty: give at least one token, such as <|endoftext|>")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"the generator must be a torch.Generator, got {shown(generator)}: "
+            "torch.Generator().manual_seed(42) is one"
+        )
     device = model.embed_tokens.weight.device
     if ids.device != device:
         raise ValueError(f"input_ids are on {ids.device}, the model on {device}: move one of them")
@@ -192,13 +215,11 @@ def _check_prompt(
             f"id {min(low, 0) or high} is outside the vocabulary (0 to {V - 1}): is it the "
             "tokenizer of another model?"
         )
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if T + max_new_tokens > room and not slide:
+    if T + whole("max_new_tokens", max_new_tokens) > room and not slide:
         left = f"ask for 1 to {room - T}" if room > T else "shorten the prompt"
         raise ValueError(
             f"{T} tokens and {max_new_tokens} new ones do not fit a context of {room}: {left}, or "
-            "pass slide=True"
+            "let it slide (slide=True, --slide)"
         )
     if attention_mask is None:
         return

@@ -1,12 +1,14 @@
 """Text in, text out, in pieces, each as soon as it is sure: `stream` and `chat`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import torch
 
-from smol.generate.steps import generate_steps
+from smol.checks import shown, token_ids
+from smol.generate.steps import as_stop_ids, generate_steps
 from smol.model import SmolLM2
-from smol.tokenizer import CHAT_TOKENS, BPETokenizer
+from smol.tokenizer import CHAT_TOKENS, END_OF_TEXT, BPETokenizer
 
 
 def stream(
@@ -21,19 +23,43 @@ def stream(
     """Yields what follows `prompt` (a text, or its ids) in pieces, each as soon as it is sure.
 
     Never half a character; special tokens are left out. It ends before the first of the strings
-    `stop`, at a token of `stop_ids` (if none are given: the end of text), or after
+    `stop`, at a token of `stop_ids` (if none are given: `ends_of` model and tokenizer), or after
     `max_new_tokens`. `settings` are those of `generate_steps`.
     """
-    if isinstance(stop, str) or not all(stop):
-        raise ValueError(f"stop must be a list of strings, none of them empty, got {stop!r}")
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    stop = as_stop(stop)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids("prompt", prompt)
     device = model.embed_tokens.weight.device
-    if "stop_ids" not in settings:
-        settings["stop_ids"] = [tokenizer.eos_id]
+    if settings.get("stop_ids") is None:
+        settings["stop_ids"] = ends_of(model, tokenizer)
     input_ids = torch.tensor([ids], dtype=torch.int64, device=device)
     steps = generate_steps(model, input_ids, max_new_tokens, **settings)
     pieces = tokenizer.decode_stream((step.ids.item() for step in steps), skip_special_tokens=True)
     yield from until(pieces, stop)
+
+
+def ends_of(model: SmolLM2, tokenizer: BPETokenizer) -> list[int]:
+    """The tokens that end a text: the config's `eos_token_id` (one or several) and the tokenizer's
+    end of text. ValueError where neither names one."""
+    ends = as_stop_ids(model.config.eos_token_id)
+    with suppress(ValueError):
+        ends.append(tokenizer.added_id(END_OF_TEXT))
+    if not ends:
+        raise ValueError(
+            f"neither the config (eos_token_id) nor the tokenizer ({END_OF_TEXT}) names an end of "
+            "text: give stop_ids"
+        )
+    return list(dict.fromkeys(ends))
+
+
+def as_stop(stop: Sequence[str] | None) -> list[str]:
+    """Stop strings as a list. ValueError for what is none, and for an empty one, met at once."""
+    stop = [] if stop is None else stop
+    if isinstance(stop, str) or not isinstance(stop, Iterable):
+        raise ValueError(f"stop must be a list of strings, none of them empty, got {shown(stop)}")
+    stop = list(stop)
+    if not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop must be a list of strings, none of them empty, got {stop!r:.100}")
+    return stop
 
 
 def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
@@ -63,9 +89,18 @@ def chat(
 ) -> Iterator[str]:
     """Yields the assistant's answer to `messages` (see `chat_text`) in pieces, as `stream` does.
 
-    It ends at <|im_end|>. Raises ValueError for a tokenizer without the template's tokens.
+    It ends at <|im_end|>, or where any text ends. Raises ValueError for a tokenizer without the
+    template's tokens.
     """
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    ends = [tokenizer.special_tokens[CHAT_TOKENS[1]]]
-    settings = {"stop_ids": ends, **settings}
+    if settings.get("stop_ids") is None:
+        settings["stop_ids"] = chat_ends_of(model, tokenizer)
     return stream(model, tokenizer, prompt, max_new_tokens, **settings)
+
+
+def chat_ends_of(model: SmolLM2, tokenizer: BPETokenizer) -> list[int]:
+    """The tokens that end an answer: <|im_end|>, and what ends any text."""
+    end = tokenizer.added_id(CHAT_TOKENS[1])
+    with suppress(ValueError):
+        return list(dict.fromkeys([end, *ends_of(model, tokenizer)]))
+    return [end]

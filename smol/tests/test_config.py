@@ -8,12 +8,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol import SmolLM2, SmolLM2Config
+from smol.config import STAND_INS
 from smol.pretrained import PUBLISHED
 from smol.tests.reference import tiny_config
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FIELDS = [field.name for field in dataclasses.fields(SmolLM2Config)]
-REQUIRED = [name for name in FIELDS if name not in SPECIAL_IDS]
+REQUIRED = [name for name in FIELDS if name not in (*SPECIAL_IDS, *STAND_INS)]
 
 
 def old_style(**changes) -> dict:
@@ -39,10 +40,26 @@ def test_transformers_reads_the_same_theta(style):
     assert LlamaConfig(**style()).rope_parameters["rope_theta"] == 1234.0
 
 
-def test_a_theta_in_both_places_is_the_one_transformers_takes():
-    d = new_style(rope_theta=99.0)
-    theirs = LlamaConfig(**d).rope_parameters["rope_theta"]
-    assert SmolLM2Config.from_dict(d).rope_theta == theirs == 1234.0
+def test_a_theta_in_two_places_must_be_one():
+    """Transformers takes the nested one in silence; with a wrong theta it talks nonsense."""
+    assert SmolLM2Config.from_dict(new_style(rope_theta=1234.0)).rope_theta == 1234.0
+    with pytest.raises(ValueError, match=r"rope_theta is 1234.0 and 99.0: which one is it\?"):
+        SmolLM2Config.from_dict(new_style(rope_theta=99.0))
+    with pytest.raises(ValueError, match="rope_type is 'linear'"):  # not hidden by the other place
+        SmolLM2Config.from_dict(new_style(rope_scaling={"type": "linear", "factor": 2}))
+
+
+@pytest.mark.parametrize("missing", ["dropped", None])
+def test_what_decides_no_number_may_be_missing(missing):
+    """As in hand-converted Llamas: transformers' default stands in."""
+    d = old_style(initializer_range=missing)
+    if missing:
+        del d["initializer_range"]
+    assert SmolLM2Config.from_dict(d).initializer_range == LlamaConfig().initializer_range
+    d["max_position_embeddings"] = None
+    with pytest.warns(UserWarning, match="longer texts than 2048 tokens will be refused"):
+        config = SmolLM2Config.from_dict(d)
+    assert config.max_position_embeddings == LlamaConfig().max_position_embeddings
 
 
 @pytest.mark.parametrize("style", [old_style, new_style])
@@ -121,13 +138,13 @@ NUMBERS = {f.name: f.type for f in dataclasses.fields(SmolLM2Config) if f.type i
 )
 @pytest.mark.parametrize("name", NUMBERS)
 def test_what_is_no_positive_number_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a positive"):
+    with pytest.raises(ValueError, match=rf"{name} must be (a |1 or more|above 0).*, got"):
         tiny_config(**{name: value})
 
 
 @pytest.mark.parametrize("name", [name for name, kind in NUMBERS.items() if kind is int])
 def test_a_count_is_a_whole_number(name):
-    with pytest.raises(ValueError, match=f"{name} must be a positive whole number, got 48.0"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 48.0"):
         tiny_config(**{name: 48.0})
 
 
