@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smol.checks import whole
 from smol.config import SmolLM2Config
 
 
@@ -108,13 +109,11 @@ class KVCache:
     """
 
     def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
-        longest, layers = config.max_position_embeddings, config.num_hidden_layers
-        if not 1 <= max_length <= longest or batch_size < 1:
-            size = f"{batch_size} × {max_length} tokens"
-            raise ValueError(f"no cache of {size}: a row holds 1 to {longest}, a batch 1 or more")
-        shape = (layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        layers, longest = config.num_hidden_layers, config.max_position_embeddings
+        B, S = whole("batch_size", batch_size), whole("max_length", max_length, most=longest)
+        shape = (layers, B, config.num_key_value_heads, S, config.head_dim)
         self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        self.max_length, self.length = max_length, 0
+        self.max_length, self.length = S, 0
 
     def __getitem__(self, layer: int) -> LayerCache:
         return LayerCache(self.k[layer], self.v[layer], self.length)

@@ -119,7 +119,7 @@ def left_pad(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor,
     prompts = [token_ids("a prompt", prompt) for prompt in prompts]  # lists, of tensors too
     if not prompts or not all(prompts):
         raise ValueError("a prompt is empty: give each at least one token, such as <|endoftext|>")
-    T, pad = max(map(len, prompts)), [whole("pad_id", pad_id, least=0)]
+    T, pad = max(map(len, prompts)), token_ids("pad_id", [pad_id])
     rows = [pad * (T - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (T - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(rows), torch.tensor(mask)

@@ -378,18 +378,18 @@ def test_text_beyond_the_cache_is_refused_and_the_cache_still_works(ours):
 
 @pytest.mark.parametrize("length", [0, -1, 513, 10**9])
 def test_an_impossible_cache_length_is_named(length):
-    with pytest.raises(ValueError, match=f"cache of .*{length} tokens.* 1 to 512"):
+    with pytest.raises(ValueError, match=f"max_length must be .*, got {length}"):
         KVCache(tiny_config(), 1, length)
 
 
 def test_a_new_cache_of_no_tokens_is_not_a_cache_of_all(ours):
-    with pytest.raises(ValueError, match=r"cache of .*0 tokens"):
+    with pytest.raises(ValueError, match="max_length must be 1 or more, got 0"):
         ours.new_cache(1, 0)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_an_impossible_batch_size_is_named(batch_size):
-    with pytest.raises(ValueError, match=f"cache .*{batch_size}"):
+    with pytest.raises(ValueError, match=f"batch_size must be 1 or more, got {batch_size}"):
         KVCache(tiny_config(), batch_size, 8)
 
 
