@@ -16,6 +16,10 @@ from pathlib import Path
 import nbformat
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from smol.terminal import command
+
 METADATA = {
     "kernelspec": {
         "display_name": "Python 3 (ipykernel)",
@@ -81,6 +85,7 @@ def complaints(file: Path) -> list[str]:
     return [f"{file.name} {what}: run `python notebooks/refresh.py {file.name}`" for what in found]
 
 
+@command("refresh")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="notebooks by the start of their name: 01 03 …")

@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 import refresh
 
+from smol.terminal import command
+
 ROOT = refresh.HERE.parent
 COLAB = "https://colab.research.google.com"
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n\n")
@@ -65,16 +67,13 @@ def stamp(address: str, root: Path = ROOT) -> None:
     file.write_text(ROW.sub(row, file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+@command("stamp")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("address", nargs="?", help="of the repository; without: pyproject.toml's")
     args = parser.parse_args()
     address = address_of() if args.address is None else args.address
-    try:
-        stamp(address)
-    except ValueError as error:
-        print(f"stamp: {error}", file=sys.stderr)
-        return 1
+    stamp(address)
     badges = "with" if colab_link(address, "x") else "without"
     print(f"stamped {address or 'no address'}, {badges} links to Colab: look at `git diff`")
     return 0

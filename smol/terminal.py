@@ -66,29 +66,31 @@ def say(text: str) -> None:
     aside.flush()
 
 
-def command(name: str) -> Callable[[Callable[[], int]], Callable[[], int]]:
+def command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Makes of `main` a command that ends as one expects, whatever becomes of its streams.
 
     A user's mistake (ValueError, OSError) is one line, "name: what", and exit status 1; a reader
     that went away (`| head`) ends it in silence with 141, Ctrl-C with 130, as the shell has them.
     """
 
-    def wrap(main: Callable[[], int]) -> Callable[[], int]:
+    def wrap(main: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(main)
-        def run() -> int:
+        def run(*arguments) -> int:
             _open_standard_streams()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(AttributeError, OSError, ValueError):
                     stream.reconfigure(errors="replace")
             try:
-                status = main()
+                status = main(*arguments)
                 if sys.stdout is not None:
                     sys.stdout.flush()  # what cannot be written shows here, and not after the end
                 return status
             except BrokenPipeError:
                 status = 141
             except (ValueError, OSError) as error:
-                say(f"{name}: {error}")
+                # str() of an OSError has its number first; the system's own need the file's name.
+                bare = isinstance(error, OSError) and error.strerror and error.filename is None
+                say(f"{name}: {error.strerror if bare else error}")
                 status = 1
             except KeyboardInterrupt:
                 say("")

@@ -18,6 +18,7 @@ from smol.bench.series import notebooks, parity
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
 from smol.files import written_beside
+from smol.terminal import command
 
 BENCHES = {
     "notebooks": notebooks,  # first: what is measured next may be what their outputs show
@@ -48,6 +49,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
+@command("smol.bench")
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m smol.bench", description=__doc__.splitlines()[0]
@@ -65,10 +67,10 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHES)}, all")
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    command = f"python -m smol.bench {' '.join(args.names)}"
+    line = f"python -m smol.bench {' '.join(args.names)}"
 
     def write(file: Path, figures: dict) -> None:
-        result = {"command": command, "date": str(date.today()), "machine": about, **figures}
+        result = {"command": line, "date": str(date.today()), "machine": about, **figures}
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(file.parent, file.name) as (part,):
             part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 code         same_code and show: one source of code
 exercise     what an exercise is, and how its check speaks
+kind         the kinds of answers: a number, a list …, and what is said of another
 checks       the checks of the exercises, a file for each notebook
 figures      every picture, a file for each notebook
 

@@ -1,7 +1,9 @@
 """What an exercise is: a check that never raises, and how it says what is wrong.
 
-A check is a function of the reader's answer under `@exercise`. It calls the answer with `ask`,
-and states with `expect` and `expect_close` what must hold and what to print where it does not.
+A check is a function of the reader's answer under `@exercise`. `ask(kind.number, answer, …)` calls
+the answer and gives back what it returns as the kind that is wanted: a plain value, which can be
+compared and put into any message (smol/lesson/kind.py). `expect`, `expect_equal`, `expect_like`
+and `expect_close` state what must hold and what to print where it does not.
 """
 
 import dataclasses
@@ -11,15 +13,12 @@ from collections.abc import Callable
 import torch
 
 from smol.config import SmolLM2Config
+from smol.lesson.kind import NotYet, Raised, described, expect, number, plain, readers_code, tensor
 from smol.parity import compare
 
 
 class NotAttempted(Exception):
     """The reader has not begun: the answer is `...`."""
-
-
-class NotYet(Exception):
-    """The answer is wrong; the text says how."""
 
 
 def exercise(check: Callable) -> Callable:
@@ -35,40 +34,59 @@ def exercise(check: Callable) -> Callable:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 check(*answer)
+            said = "correct"
         except NotAttempted:
-            print("not attempted yet")
+            said = "not attempted yet"
         except NotYet as reason:
-            print(f"not yet: {reason}")
-        except Exception as error:
-            print(f"not yet: it raised {type(error).__name__}: {error}")
-        else:
-            print("correct")
+            said = f"not yet: {reason}"
+        except Raised as error:
+            said = f"not yet: it raised {error}"
+        except Exception as error:  # the check's own: its words would not help the reader
+            said = f"not yet: the check cannot work with this answer ({type(error).__name__})"
+        line = " ".join(said.splitlines())
+        print(line if len(line) <= 600 else f"{line[:600]}…")
 
     return verdict
 
 
-def ask(function: Callable, *args):
-    answer = function(*args)
+def ask(kind: Callable, function: Callable, *args):
+    """What the reader's function answers, as the kind that is wanted."""
+    if function is ...:
+        raise NotAttempted
+    expect(callable(function), f"your answer is {described(function)}, a function is wanted")
+    with readers_code():
+        answer = function(*args)
     if answer is ...:
         raise NotAttempted
-    return answer
+    expect(answer is not None, "your function returns None: is a return missing?")
+    return kind(answer)
 
 
-def expect(ok: bool, otherwise: str) -> None:
-    if not ok:
-        raise NotYet(otherwise)
+def expect_equal(got, want, what: str) -> None:
+    expect(plain(got) == want, f"{what}: {plain(got)!r}, should be {want!r}")
 
 
-def expect_close(got, want: torch.Tensor, what: str) -> None:
-    expect(isinstance(got, torch.Tensor), f"{what} is a {type(got).__name__}, not a tensor")
+def expect_like(got, want: torch.Tensor, what: str) -> torch.Tensor:
+    """A tensor of the dtype and shape of `want`."""
+    got = tensor(got, what)
     expect(got.dtype == want.dtype, f"{what} is {got.dtype}, not {want.dtype}")
     expect(got.shape == want.shape, f"{what} is {list(got.shape)}, not {list(want.shape)}")
+    return got
+
+
+def expect_close(got, want: torch.Tensor | float, what: str) -> None:
+    """A tensor nearly equal to `want`; where that is a number, a number of whatever type."""
+    want = torch.as_tensor(want)
+    if want.dim() == 0:
+        want = want.double()
+        got = torch.tensor(float(number(got, what))).to(want)
+    got = expect_like(got, want, what)
     right = torch.isclose(got, want, atol=1e-5, rtol=1e-4)
     close = right.all().item()
     if want.numel() <= 4:  # so few that both can be shown
         shown = [[float(f"{n:.5g}") for n in t.flatten().tolist()] for t in (got, want)]
-        got_it, wanted = (numbers[0] if want.dim() == 0 else numbers for numbers in shown)
-        expect(close, f"{what} is {got_it}, should be {wanted}")
+        mine, right_one = (row[0] if want.dim() == 0 else row for row in shown)
+        expect(close, f"{what} is {mine}, should be {right_one}")
     if not close:
         apart = compare(got, want)  # not how many bits are equal: that depends on the processor
         where = f"largest difference {apart.largest:.2g} at {list(apart.where)}"

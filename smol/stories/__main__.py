@@ -14,8 +14,10 @@ from pathlib import Path
 from smol import stories
 from smol.stories.card import card
 from smol.stories.grammar import Grammar
+from smol.terminal import command
 
 
+@command("smol.stories")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m smol.stories",
@@ -31,22 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing, compare the stories' files"
     )
     args = parser.parse_args(arguments)
-    try:
-        if args.file is None:
-            if (args.count, args.seed, args.out) != (None, None, None):
-                raise ValueError("--count, --seed and --out are for a FILE of your own: name it")
-            _write_stories(args.check)
-        else:
-            if args.check:
-                raise ValueError("--check is for the stories: leave it out, or FILE")
-            count = stories.COUNT if args.count is None else args.count
-            seed = stories.SEED if args.seed is None else args.seed
-            _write_own(args.file, count, seed, args.out or args.file.with_suffix(".jsonl"))
-    except (OSError, ValueError) as error:
-        # str() of an OSError has its number first; only the system's own need the file's name.
-        own = isinstance(error, OSError) and error.strerror and error.filename is None
-        print(error.strerror if own else error, file=sys.stderr)
-        return 1
+    if args.file is None:
+        if (args.count, args.seed, args.out) != (None, None, None):
+            raise ValueError("--count, --seed and --out are for a FILE of your own: name it")
+        _write_stories(args.check)
+    else:
+        if args.check:
+            raise ValueError("--check is for the stories: leave it out, or FILE")
+        count = stories.COUNT if args.count is None else args.count
+        seed = stories.SEED if args.seed is None else args.seed
+        _write_own(args.file, count, seed, args.out or args.file.with_suffix(".jsonl"))
     return 0
 
 

@@ -7,7 +7,7 @@ before a release: the whole suite under each, and for each test that fails what 
 kernels take four times as long, and bf16 thirty times, so the limits of time are this command's.
 
 The suite itself runs, with generic kernels, the cells of two notebooks that print a measured
-number: `measured_cells` and `differences` (test_processors.py).
+number: `cells_for` and `differences` (test_processors.py).
 """
 
 import argparse
@@ -19,6 +19,7 @@ import symtable
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -106,29 +107,36 @@ def names(source: str) -> tuple[set[str], set[str]]:
     return made, read - made
 
 
-def measured_cells(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The compared cells that print a measured number, with the cells that they need.
+def cells_for(
+    notebook: nbformat.NotebookNode, wanted: Callable[[nbformat.NotebookNode], bool]
+) -> nbformat.NotebookNode:
+    """The code cells that are `wanted`, with the set-up cell and the cells that they need.
 
-    What needs a cell that is tagged "slow" is left to the command. Needed is what makes a name
+    What needs a cell that is tagged "slow" is left to the commands. Needed is what makes a name
     that is read; a cell too few would end in a NameError.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    tags = [cell.metadata.get("tags", []) for cell in code]
     made, read = zip(*(names(cell.source) for cell in code), strict=True)
     chosen = {0}  # the set-up cell
     for target, cell in enumerate(code):
-        if "nbval-ignore-output" in tags[target] or not NUMBER.search(printed(cell)):
+        if not wanted(cell):
             continue
-        needed, wanted = {target}, set(read[target])
+        needed, missing = {target}, set(read[target])
         for k in range(target - 1, -1, -1):
-            if made[k] & wanted:
+            if made[k] & missing:
                 needed.add(k)
-                wanted |= read[k]
-        if not any("slow" in tags[k] for k in needed):
+                missing |= read[k]
+        if not any("slow" in code[k].metadata.get("tags", []) for k in needed):
             chosen |= needed
     part = copy.deepcopy(notebook)
     part.cells = [copy.deepcopy(code[k]) for k in sorted(chosen)]
     return part
+
+
+def prints_a_measured_number(cell: nbformat.NotebookNode) -> bool:
+    """It does, and its output is compared."""
+    ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
+    return not ignored and bool(NUMBER.search(printed(cell)))
 
 
 def differences(notebook: nbformat.NotebookNode, processor: str) -> list[str]:

@@ -1,6 +1,9 @@
 """Every exercise accepts a right answer and rejects each of the likely wrong ones."""
 
+import contextlib
 import importlib
+import io
+import itertools
 import math
 import operator
 import pkgutil
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +20,7 @@ import torch.nn.functional as F
 from smol import count
 from smol.lesson import checks
 from smol.lesson.checks.parity import check_diagnosis, check_own_mutant
-from smol.lesson.exercise import SMALL
+from smol.lesson.exercise import SMALL, exercise
 from smol.model import SmolLM2
 from smol.tests.answers import (
     adamw,
@@ -261,6 +265,150 @@ def test_exercise(name, capsys):
         check(answer)
         assert capsys.readouterr().out.startswith("not yet: ")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Hostile:
+    """What is done with it raises."""
+
+    def _raises(self, *_):
+        raise ValueError("do not touch")
+
+    __repr__ = __format__ = __eq__ = __bool__ = __len__ = __iter__ = __float__ = _raises
+    __hash__ = object.__hash__
+
+
+def raises_late():
+    yield from ()
+    raise KeyError("late")
+
+
+# Nothing that an exercise asks for. Functions make them, for a generator can be used once.
+STRANGE = {
+    "none": lambda: None,
+    "str": lambda: "134515008",
+    "empty str": lambda: "",
+    "bytes": lambda: b"\xff",
+    "list": lambda: [1, "b", None],
+    "empty list": list,
+    "deep list": lambda: [[1, [2.5, (3,)]], {4: 5}],
+    "dict": lambda: {"a": 1},
+    "dict of hostile ones": lambda: {(1, 2): Hostile(), Hostile(): 3},
+    "set": lambda: {1, 2},
+    "tensor of another shape": lambda: torch.zeros(3, 2, 5),
+    "complex tensor": lambda: torch.zeros(2, dtype=torch.complex64),
+    "array": lambda: np.arange(6.0).reshape(2, 3),
+    "array without axes": lambda: np.array("x"),
+    "true": lambda: True,
+    "nan": lambda: math.nan,
+    "infinite": lambda: -math.inf,
+    "complex": lambda: 1j,
+    "too long to print": lambda: 10**5000,
+    "list of what is too long": lambda: [10**5000],
+    "generator": lambda: (i for i in range(3)),
+    "generator without end": itertools.count,
+    "function": lambda: len,
+    "class": lambda: Hostile,
+    "hostile": Hostile,
+    "list of hostile ones": lambda: [Hostile(), Hostile(), Hostile()],
+    "pair of hostile ones": lambda: (Hostile(), Hostile()),
+    "dots within": lambda: (..., ...),
+    "nones within": lambda: (None, None, None),
+    "lines": lambda: "one\ntwo\n" * 1000,
+}
+OF_THE_CHECK = re.compile("cannot work|unsupported format|Cannot specify|has no len")
+
+
+def verdict_on(check: Callable, *answer) -> str:
+    """The one line that a check prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        check(*answer)
+    (line,) = out.getvalue().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_no_answer_of_another_kind_breaks_a_check(name):
+    for what, make in STRANGE.items():
+        line = verdict_on(CHECKS[name], lambda *_, make=make: make())
+        assert line.startswith("not yet: ") and not OF_THE_CHECK.search(line), (what, line)
+        assert len(line) < 700
+        if what == "none":
+            assert line == "not yet: your function returns None: is a return missing?"
+        if "it raised" in line:  # only where its own code had to be called
+            assert (what, line) == ("hostile", "not yet: it raised ValueError: do not touch")
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "own_mutant"])
+def test_no_value_of_another_kind_breaks_a_check(name):
+    for what, make in STRANGE.items():
+        line = verdict_on(CHECKS[name], make(), 5 if name == "diagnosis" else dict)
+        assert line.startswith("not yet: ") and not OF_THE_CHECK.search(line), (what, line)
+
+
+def test_errors_of_the_reader_are_told_as_such():
+    def lines(*_):
+        raise RuntimeError("first\nsecond")
+
+    assert verdict_on(CHECKS["count"], lines) == "not yet: it raised RuntimeError: first second"
+    for name in ("until", "encode_word", "clip"):
+        said = verdict_on(CHECKS[name], lambda *_: raises_late())
+        assert said == "not yet: it raised KeyError: 'late'"
+    assert verdict_on(CHECKS["count"], 5) == "not yet: your answer is 5, a function is wanted"
+    assert verdict_on(CHECKS["count"], ...) == "not attempted yet"
+
+
+def test_an_answer_of_another_kind_is_named():
+    for name, answer, said in (
+        ("count", "134515008", "your answer is a str, a number is wanted"),
+        ("count", [1], "your answer is a list, a number is wanted"),
+        ("count", True, "your answer is True, a number is wanted"),
+        ("is_causal", torch.zeros(2, 3), "your answer is a tensor of shape [2, 3], True or False"),
+        ("until", "text", "your answer is a str, a list is wanted"),
+        ("until", [5], "a piece of your answer is 5, a str is wanted"),
+        ("until", itertools.repeat(""), "your answer does not end: 10,000 items so far"),
+        ("speculate", (7, True), "the token is 7, not one of 0 to 3"),
+        ("layer_norm", np.ones(3), "your answer is an array of shape [3], not a tensor"),
+        ("adamw", (None, None, None), "w, m or v is None, not a tensor"),
+    ):
+        verdict = verdict_on(CHECKS[name], lambda *_, a=answer: a)
+        assert verdict.startswith(f"not yet: {said}"), verdict
+
+
+def test_a_check_that_fails_itself_says_so():
+    said = verdict_on(exercise(lambda _: 1 / 0), len)
+    assert said == "not yet: the check cannot work with this answer (ZeroDivisionError)"
+
+
+NUMBERS = [
+    *("count", "cache_bytes", "nearest", "cross_entropy", "is_causal", "bits_per_byte"),
+    *("whole_mean", "run_flops", "most_tokens", "largest_batch", "training_days"),
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_right_number_is_right_whatever_holds_it(name):
+    right = EXERCISES[name][0]
+    for hold in (torch.tensor, np.asarray, lambda x: np.asarray(x)[()], lambda x: np.array([x])):
+        for number in (float, lambda x: torch.as_tensor(x).item()):
+            assert verdict_on(CHECKS[name], lambda *a: hold(number(right(*a)))) == "correct"  # noqa: B023
+
+
+def test_a_right_list_is_right_whatever_holds_it():
+    def drawn(*args):
+        token, kept = speculate(*args)
+        return [torch.tensor([token]), np.bool_(kept)]
+
+    for name, answer in (
+        ("adamw", lambda *a: list(adamw(*a))),
+        ("speculate", drawn),
+        ("clip", lambda *a: tuple(clip(*a))),
+        ("beam", lambda *a: torch.tensor(beam_search(*a))),
+        ("encode_word", lambda *a: (np.int64(i) for i in encode_word(*a))),
+        ("whole_characters", lambda *a: tuple(whole_characters(*a))),
+        ("count_pairs", lambda *a: {k: torch.tensor(n) for k, n in count_pairs(*a).items()}),
+        ("safe_turn", lambda *a: np.array(safe_turn(*a))),
+    ):
+        assert verdict_on(CHECKS[name], answer) == "correct", name
 
 
 def test_every_check_is_tested():

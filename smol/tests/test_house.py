@@ -109,6 +109,16 @@ def test_a_folder_holds_three_files_or_more():
     assert not [file for file in PACKAGE if file.stem in ("utils", "helpers", "common")]
 
 
+def test_every_command_ends_well_whatever_becomes_of_its_streams():
+    """`smol.terminal.command` sees to that: | head, a full disk, an old console."""
+    files = [*PACKAGE, *(ROOT / "notebooks").glob("*.py")]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    commands = [file for file, text in texts.items() if '__name__ == "__main__"' in text]
+    assert len(commands) >= 8
+    for file in commands:
+        assert re.search(r'(?m)^@command\("[\w.]+"\)\ndef main\(', texts[file]), file
+
+
 def everything_imported() -> set[str]:
     """The top-level modules that package, tests, commands and notebooks import."""
     sources = [file.read_text(encoding="utf-8") for file in ROOT.glob("*.py")]

@@ -8,7 +8,14 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from smol.tests import processors
-from smol.tests.processors import PROCESSORS, ROOT, differences, environment, measured_cells
+from smol.tests.processors import (
+    PROCESSORS,
+    ROOT,
+    cells_for,
+    differences,
+    environment,
+    prints_a_measured_number,
+)
 
 KERNELS = "import torch\nprint(torch.backends.cpu.get_cpu_capability())"
 
@@ -22,7 +29,7 @@ def cell(source: str, shown: str = "", tags=()):
 def test_generic_kernels_print_the_same_numbers(name):
     """Some half a minute each; all cells under all kernels: `python -m smol.tests.processors`."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    part = measured_cells(notebook)
+    part = cells_for(notebook, prints_a_measured_number)
     assert len(part.cells) > 10
     assert differences(part, "generic") == []
 
@@ -48,7 +55,7 @@ def test_measured_cells_come_with_what_they_need_and_without_slow_ones():
         cell("print(b)", "3\n"),
         cell("print(f'{b / 10:.0%}')", "30%\n"),
     ]
-    part = measured_cells(new_notebook(cells=cells))
+    part = cells_for(new_notebook(cells=cells), prints_a_measured_number)
     assert [c.source for c in part.cells] == [cells[k].source for k in (0, 1, 2, 3, 4, 9)]
 
 

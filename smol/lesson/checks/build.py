@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from smol.lesson.exercise import ask, exercise, expect, expect_close
+from smol.lesson import kind
+from smol.lesson.exercise import ask, exercise, expect, expect_close, expect_like
 from smol.model import apply_rope, rope_cos_sin
 
 
@@ -11,25 +12,25 @@ from smol.model import apply_rope, rope_cos_sin
 def check_layer_norm(layer_norm):
     x, weight = torch.randn(2, 5, 8) * 3 + 1, torch.rand(8)
     want = F.layer_norm(x, (8,), weight, eps=1e-5)
-    expect_close(ask(layer_norm, x, weight), want, "the output")
+    expect_close(ask(kind.tensor, layer_norm, x, weight), want, "the output")
 
 
 @exercise
 def check_rope_complex(rope_complex):
     x, positions = torch.randn(2, 3, 7, 16), torch.arange(100, 107)
     want = apply_rope(x, *rope_cos_sin(positions, 16, 10_000.0))
-    expect_close(ask(rope_complex, x, positions, 10_000.0), want, "the rotated x")
+    expect_close(ask(kind.tensor, rope_complex, x, positions, 10_000.0), want, "the rotated x")
 
 
 @exercise
 def check_sliding_mask(sliding_mask):
     for T, S, window in ((5, 5, 2), (6, 6, 100), (2, 6, 3)):
-        got = ask(sliding_mask, T, S, window)
+        got = ask(kind.tensor, sliding_mask, T, S, window)
         rows = [[0 <= S - T + i - j < window for j in range(S)] for i in range(T)]
         want = torch.tensor(rows)
         expect(got.dtype == torch.bool, f"the mask is {got.dtype}, not torch.bool")
         same = got.shape == want.shape and torch.equal(got, want)
-        expect(same, f"T = {T}, S = {S}, window = {window}: wanted\n{want.int().tolist()}")
+        expect(same, f"T = {T}, S = {S}, window = {window}: wanted {want.int().tolist()}")
 
 
 @exercise
@@ -48,5 +49,7 @@ def check_to_interleaved(to_interleaved):
         return rope(q) @ rope(k).transpose(2, 3)
 
     want = scores(wq, wk, lambda t: apply_rope(t, cos, sin))
-    got = scores(*(ask(to_interleaved, w, heads) for w in (wq, wk)), neighbours)
-    expect_close(got, want, "the scores with neighbouring pairs")
+    moved = [ask(kind.tensor, to_interleaved, w, heads) for w in (wq, wk)]
+    for w in moved:
+        expect_like(w, wq, "the weight")
+    expect_close(scores(*moved, neighbours), want, "the scores with neighbouring pairs")

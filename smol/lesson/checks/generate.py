@@ -3,6 +3,7 @@
 import torch
 
 from smol.generate.text import until as our_until
+from smol.lesson import kind
 from smol.lesson.exercise import ask, exercise, expect, expect_close
 
 
@@ -16,7 +17,7 @@ def check_choices(choices):
         (half[None], [2.0], "two, with -inf where a filter took the others,"),
         (uneven[None] + 3, [2**1.75], "1/2, 1/4, 1/8 and 1/8"),
     ):
-        expect_close(ask(choices, logits), torch.tensor(want), f"the width of {what}")
+        expect_close(ask(kind.tensor, choices, logits), torch.tensor(want), f"the width of {what}")
 
 
 @exercise
@@ -47,8 +48,8 @@ def _shown_by(until, pieces: list[str], stop: list[str]) -> list[str]:
             yield piece
             states.append("".join(shown))
 
-    for piece in ask(until, source(), stop):
-        shown.append(piece)
+    for piece in ask(kind.each, until, source(), stop):
+        shown.append(kind.text(piece, "a piece of your answer"))
     return [*states, "".join(shown)]
 
 
@@ -62,9 +63,8 @@ def check_beam(beam_search):
         return table[(last * 5 ** torch.arange(last.size(1))).sum(-1)].log_softmax(-1)
 
     for width in (1, 2, 5, 125):
-        got = ask(beam_search, log_probs, [0], width, 4)
+        got = ask(kind.listed, beam_search, log_probs, [0], width, 4)
         want = _beams(log_probs, [0], width, 4)
-        expect(isinstance(got, list), f"the answer is a {type(got).__name__}, not a list of ids")
         expect(got == want, f"width {width}, 4 steps after [0]: {got}, not {want}")
 
 
@@ -83,6 +83,12 @@ def _beams(log_probs, prompt: list[int], width: int, steps: int) -> list[int]:
 
 @exercise
 def check_speculate(speculate):
+    pair = kind.parts(2, "a pair of the token and whether the draft was kept")
+
+    def draw(*args):
+        token, kept = ask(pair, speculate, *args)
+        return kind.index(token, 4, "the token"), kind.truth(kept, "whether it was kept")
+
     p = torch.tensor([0.5, 0.3, 0.2, 0.0])
     for q, agree in (
         (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.70),
@@ -90,13 +96,8 @@ def check_speculate(speculate):
         (p.clone(), 1.0),
     ):
         generator = torch.Generator().manual_seed(0)
-        drawn = [ask(speculate, p, q, generator) for _ in range(4000)]
-        expect(
-            all(isinstance(pair, tuple) and len(pair) == 2 for pair in drawn),
-            "the answer is not a pair: the token, and whether the draft was kept",
-        )
-        counts = torch.bincount(torch.tensor([int(token) for token, _ in drawn]), minlength=4)
-        got, kept = counts / 4000, sum(bool(kept) for _, kept in drawn) / 4000
+        tokens, keeps = zip(*(draw(p, q, generator) for _ in range(4000)), strict=True)
+        got, kept = torch.bincount(torch.tensor(tokens), minlength=4) / 4000, sum(keeps) / 4000
         far = (got - p).abs().max().item()
         shares = [[round(x, 2) for x in t.tolist()] for t in (q, got, p)]
         expect(far < 0.04, "draft {}: drawn {}, wanted {}".format(*shares))

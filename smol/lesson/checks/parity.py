@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from smol import parity
+from smol.lesson import kind
 from smol.lesson.exercise import SMALL, NotAttempted, ask, exercise, expect, expect_close
 from smol.model import SmolLM2
 
@@ -19,7 +20,7 @@ def check_cross_entropy(cross_entropy):
     for scale in (1.0, 300.0):  # the second one overflows a naive exp
         logits = torch.randn(2, 7, 20) * scale
         want = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        got = ask(cross_entropy, logits, ids)
+        got = ask(kind.number, cross_entropy, logits, ids)
         expect_close(got, want, f"the loss of logits of size {scale:.0f}")
 
 
@@ -32,9 +33,9 @@ def check_is_causal(is_causal):
             if name:
                 parity.MUTANTS[name](model)
             want = name not in ("no_mask", "mask_sees_next")
-            got = ask(is_causal, model, ids)
+            got = ask(kind.truth, is_causal, model, ids)
             what = f"the mutant {name}" if name else "the healthy model"
-            expect(got is want, f"{what} {'is' if want else 'is not'} causal, you say {got}")
+            expect(got == want, f"{what} {'is' if want else 'is not'} causal, you say {got}")
 
 
 @exercise
@@ -42,11 +43,10 @@ def check_diagnosis(name, seed: int):
     if name is ...:
         raise NotAttempted
     planted = parity.plant_unknown(SmolLM2(SMALL), seed)
+    name = kind.text(name)
     expect(name in parity.MUTANTS, f"{name!r} is none of smol.parity.MUTANTS")
-    expect(
-        name == planted.name,
-        f"it is not {name}: what does that one change, and where? And yours?",
-    )
+    said = f"it is not {name}: what does that one change, and where? And yours?"
+    expect(name == planted.name, said)
 
 
 @exercise
@@ -54,9 +54,12 @@ def check_own_mutant(edit, caught_by: Callable):
     """`edit` (old, new) must escape all checks of `caught_by(mutant)` but the last, the ladder."""
     if edit is ...:
         raise NotAttempted
-    known = [mutant.name for mutant in parity.MUTANTS.values() if tuple(edit) in mutant.edits]
+    edit = kind.parts(2, "a pair of the old text and the new")(edit, "your edit")
+    edit = tuple(kind.text(part, "a part of your edit") for part in edit)
+    known = [mutant.name for mutant in parity.MUTANTS.values() if edit in mutant.edits]
     expect(not known, f"that is {', '.join(known)}, one of the fifty")
-    checks = caught_by(parity.Mutant("yours", "", "", edits=(tuple(edit),)))
+    with kind.readers_code():
+        checks = caught_by(parity.Mutant("yours", "", "", edits=(edit,)))
     *others, last = checks
     early = [name for name in others if checks[name]]
     expect(not early, f"it is caught without the ladder, by: {', '.join(early)}")

@@ -2,7 +2,8 @@
 
 import torch
 
-from smol.lesson.exercise import ask, exercise, expect, expect_close
+from smol.lesson import kind
+from smol.lesson.exercise import ask, exercise, expect, expect_close, expect_equal, expect_like
 
 
 @exercise
@@ -13,7 +14,7 @@ def check_clip(clip):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
         torch.nn.utils.clip_grad_norm_(parameters, longest)
-        got = ask(clip, [g.clone() for g in gradients], longest)
+        got = ask(kind.items, clip, [g.clone() for g in gradients], longest)
         what = f"{len(sizes)} gradients, clipped together to {longest}:"
         expect(len(got) == len(sizes), f"{what} that many are to come back")
         for ours, parameter in zip(got, parameters, strict=True):
@@ -25,13 +26,13 @@ def check_adamw(adamw):
     settings = {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.5}
     parameter = torch.nn.Parameter(torch.randn(6))
     optimizer = torch.optim.AdamW([parameter], **settings)
+    three = kind.parts(3, "a tuple of w, m and v")
     w, m, v = parameter.detach().clone(), torch.zeros(6), torch.zeros(6)
     for t in range(1, 4):
         parameter.grad = torch.randn(6)
         optimizer.step()
-        answer = ask(adamw, w, parameter.grad.clone(), m, v, t, *settings.values())
-        expect(isinstance(answer, tuple) and len(answer) == 3, "it is to return w, m, v")
-        w, m, v = answer
+        answer = ask(three, adamw, w, parameter.grad.clone(), m, v, t, *settings.values())
+        w, m, v = (expect_like(*pair, "w, m or v") for pair in zip(answer, (w, m, v), strict=True))
         expect_close(w, parameter.detach(), f"w after step {t}")
 
 
@@ -39,8 +40,7 @@ def check_adamw(adamw):
 def check_whole_mean(whole_mean):
     for counts in ([5, 5], [100, 1], [3, 70, 2]):
         parts = [torch.rand(count) * 9 for count in counts]
-        answer = ask(whole_mean, [part.mean().item() for part in parts], counts)
-        got = torch.as_tensor(answer, dtype=torch.float32)
+        got = ask(kind.number, whole_mean, [part.mean().item() for part in parts], counts)
         expect_close(got, torch.cat(parts).mean(), f"parts of {counts} targets: the mean")
 
 
@@ -59,6 +59,6 @@ def check_verdict(verdict):
         (6.93, 6.94, "nothing"),
         (7.4, 7.4, "nothing"),
     ):
-        got = ask(verdict, train, held_out, floor, uniform)
+        got = ask(kind.text, verdict, train, held_out, floor, uniform)
         said = f"training {train}, held out {held_out}, floor {floor}, uniform {uniform}"
-        expect(got == want, f"{said}: {got!r}, should be {want!r}")
+        expect_equal(got, want, said)
