@@ -22,12 +22,12 @@ def whole(name: str, value, least: int = 1, most: int | None = None) -> int:
 
 
 def number(name: str, value, wanted: str, fits: Callable[[float], bool]) -> float:
-    """A number that `fits`; `wanted` says in words which do. Whole ones are numbers too."""
+    """A number that `fits`, as a float; `wanted` says in words which do."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {shown(value)}")
     if not fits(value):  # NaN fits no comparison
         raise ValueError(f"{name} must be {wanted}, got {value}")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return float(value)
 
 
 def flag(name: str, value) -> bool:

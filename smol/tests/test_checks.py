@@ -55,7 +55,7 @@ def test_what_is_right_comes_back_as_pythons_own():
     for got, want in (
         (whole("n", np.int64(3)), 3),
         (number("n", np.float32(0.5), "any", bool), 0.5),
-        (number("n", np.int16(2), "any", bool), 2),
+        (number("n", np.int16(2), "any", bool), 2.0),
         (flag("n", np.bool_(True)), True),
         (named("n", Path("a/b")), str(Path("a/b"))),
         (token_ids("n", torch.tensor([[1, 2]])), [1, 2]),

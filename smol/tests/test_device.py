@@ -109,3 +109,17 @@ def test_compile_needs_pythons_headers(monkeypatch, tmp_path):
         device.check_compiler()
     (tmp_path / "Python.h").touch()
     device.check_compiler()
+
+
+def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
+    """Else a traceback of Inductor's, after the data, the model and the first step's start."""
+    from smol import SmolLM2, generate, train
+    from smol.tests.reference import tiny_config
+
+    monkeypatch.setattr("smol.device.find_compiler", lambda: None)
+    config = train.TrainConfig(compile=True, device="cpu")
+    with pytest.raises(ValueError, match="--compile needs a C"):
+        train.train(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="--compile needs a C"):
+        generate(SmolLM2(tiny_config()), torch.tensor([[1]]), 3, compile=True)

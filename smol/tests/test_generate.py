@@ -1,6 +1,7 @@
 """Generation against transformers: greedy ids, each reshaping of the logits, what is drawn."""
 
 import copy
+import dataclasses
 import random
 import subprocess
 import sys
@@ -417,6 +418,55 @@ def test_a_stream_ends_at_the_end_of_text(shipped, tokenizer):
     settings = {"temperature": 1.0, "generator": torch.Generator().manual_seed(0)}
     story = "".join(stream(shipped, tokenizer, [tokenizer.eos_id], 400, **settings))
     assert "<|endoftext|>" not in story and 100 < len(tokenizer.encode(story)) < 400
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stream_ends_where_the_config_says(shipped, tokenizer, tmp_path, several):
+    """As transformers' generate does with the same folder. An Instruct model says <|im_end|>,
+    which is hidden from the text: going on, it would invent the next turns unseen."""
+    model, end = copy.deepcopy(shipped), tokenizer.special_tokens["<|im_end|>"]
+    ids = torch.tensor([[tokenizer.eos_id, *tokenizer.encode("Once")]])
+    with torch.no_grad():  # after eight tokens more it says <|im_end|>
+        hidden = model(generate(model, ids, 8), head=False)[0, -1]
+        model.embed_tokens.weight[end] = hidden * 2
+    ends = [end, 5] if several else end
+    model.config = dataclasses.replace(model.config, eos_token_id=ends)
+    save_pretrained(model, tmp_path)
+    tokenizer.save(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    new = theirs.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.size(1) :].tolist()
+    assert 1 <= len(new) < 40 and new[-1] == end
+    ours = load_pretrained(tmp_path)
+    taken, steps = [], writing.generate_steps
+
+    def counted(*arguments, **settings):
+        for step in steps(*arguments, **settings):
+            taken.append(step.ids.item())
+            yield step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "generate_steps", counted)
+        text = "".join(stream(ours, tokenizer, ids, 40))
+        assert (taken, text) == (new, tokenizer.decode(new, skip_special_tokens=True))
+        taken.clear()
+        "".join(stream(ours, tokenizer, ids, 40, stop_ids=()))
+        assert len(taken) == 40  # whoever says so gets them all
+
+
+def test_what_ends_a_text():
+    plain = BPETokenizer.train(["a text"], 256)
+    named = BPETokenizer(plain.vocab, plain.merges, {"</s>": 300, "<|endoftext|>": 301})
+    bytes_only = {"vocab_size": 400, "eos_token_id": None}
+    for eos, tokenizer, want in (
+        (300, named, [300, 301]),
+        ([300, 301], named, [300, 301]),
+        (None, named, [301]),
+        (300, plain, [300]),
+    ):
+        model = SmolLM2(tiny_config(**{**bytes_only, "eos_token_id": eos}))
+        assert writing.ends_of(model, tokenizer) == want
+    with pytest.raises(ValueError, match=r"neither the config .* names an end of text: give stop"):
+        next(stream(SmolLM2(tiny_config(**bytes_only)), plain, "a", 3))
 
 
 def test_chat_asks_by_the_template_and_ends_at_its_token(tokenizer, monkeypatch):

@@ -109,7 +109,10 @@ def test_the_command_has_defaults(own, capsys):
         (["{own}", "--check"], "--check is for the stories"),
         (["--count", "3"], "are for a FILE of your own: name it"),
         (["{faulty}"], r"faulty.jsonl is the grammar itself: name another file with --out"),
-        (["{faulty}", "--out", "{folder}/a.jsonl"], r"^smol.stories: faulty.jsonl, line 2, '\|0 a': the weight"),
+        (
+            ["{faulty}", "--out", "{folder}/a.jsonl"],
+            r"^smol.stories: faulty.jsonl, line 2, '\|0 a': the weight",
+        ),
         (["{twice}"], "^smol.stories: s has two alternatives for 'a': "),
         (["{latin}"], "latin.txt is not UTF-8 at byte 4: convert it first"),
     ],

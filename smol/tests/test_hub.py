@@ -25,6 +25,8 @@ LOAD = """
 import os, sys, time, torch, smol
 if "NO_PAUSES" in os.environ:  # of the client, before it asks again
     time.sleep = lambda seconds: None
+if "PIN" in os.environ:  # the commit that is wanted, as of a published model
+    smol.pretrained.PUBLISHED[sys.argv[1]] = smol.pretrained.Published(None, os.environ["PIN"])
 model = smol.load_pretrained(sys.argv[1])
 with torch.no_grad():
     torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
@@ -170,6 +172,13 @@ def test_downloaded_once_then_from_the_cache(hub, load):
     start = time.monotonic()
     assert load() == ""
     assert time.monotonic() - start < SECONDS
+
+
+def test_another_commit_in_the_cache_serves_where_the_hub_is_away(hub, load):
+    """Somebody's own tool fetched the newest; here another is pinned, with the same weights."""
+    assert load() == ""
+    hub.stop()
+    assert load(PIN="f" * 40) == ""
 
 
 def test_a_hub_that_is_not_there(hub, load):

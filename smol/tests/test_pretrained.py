@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -535,3 +536,77 @@ def test_where_the_hub_is_away_only_the_cache_is_asked(monkeypatch, tmp_path):
     monkeypatch.delenv("SMOL_OFFLINE")
     assert pretrained.fetch("owner/name") == tmp_path
     assert [more["local_files_only"] for more in asked] == [True]
+
+
+# -- whose weights they are -----------------------------------------------------------------------
+
+
+def test_ones_own_weights_may_have_a_published_name(monkeypatch, tmp_path, ours):
+    """As `hf download --local-dir HuggingFaceTB/SmolLM2-135M` leaves them, then fine-tuned."""
+    monkeypatch.chdir(tmp_path)
+    save_pretrained(ours, pretrained.REPO_ID)
+    for name in (pretrained.REPO_ID, f"./{pretrained.REPO_ID}", tmp_path / pretrained.REPO_ID):
+        assert_same_weights(load_pretrained(name), ours)
+
+
+def test_shards_whose_index_is_missing_are_loaded(shards, ours):
+    (shards / "model.safetensors.index.json").unlink()
+    assert_same_weights(load_pretrained(shards), ours)
+    sorted(shards.glob("model-*"))[1].unlink()
+    refuses(FileNotFoundError, r"holds \d shards of \d+ and no model.safetensors.index", shards)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn], ids=str)
+def test_quantised_weights_are_refused(folder, dtype):
+    """As numbers by themselves they would load, and mean nothing."""
+    edit_weights(folder, **{"model.norm.weight": torch.ones(48).to(dtype)})
+    refuses(ValueError, r"model.norm.weight as \w+: quantised weights mean nothing", folder)
+
+
+# -- what can be saved ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_nan_is_saved_as_it_is(tmp_path, tied):
+    """It is nobody's business here, and no reason to speak of a head that differs."""
+    model = SmolLM2(tiny_config(tie_word_embeddings=tied))
+    with torch.no_grad():
+        model.embed_tokens.weight[3, 3] = math.nan
+    save_pretrained(model, tmp_path)
+    assert load_pretrained(tmp_path).embed_tokens.weight[3].isnan().sum() == 1
+    model.lm_head.weight = torch.nn.Parameter(model.embed_tokens.weight.clone())
+    save_pretrained(model, tmp_path)  # two tensors, and the same
+
+
+def test_a_model_is_saved_out_of_its_wrappers(tmp_path, ours):
+    for wrapped in (
+        torch.nn.DataParallel(ours),
+        torch.nn.DataParallel(torch.compile(ours)),
+        torch.compile(torch.nn.DataParallel(ours)),
+    ):
+        save_pretrained(wrapped, tmp_path)
+        assert_same_weights(load_pretrained(tmp_path), ours)
+
+
+@pytest.mark.parametrize("what", [None, "model", torch.nn.Linear(2, 2), SmolLM2], ids=str)
+def test_what_is_no_model_is_not_saved(tmp_path, what):
+    with pytest.raises(ValueError, match="save_pretrained takes a SmolLM2, got"):
+        save_pretrained(what, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_shapes_only_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="the model has shapes only, or is in shards"):
+        save_pretrained(pretrained.skeleton(tiny_config()), tmp_path)
+
+
+def test_a_file_is_no_folder_to_save_in(tmp_path, ours):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file is a file, not a folder: name another"):
+        save_pretrained(ours, tmp_path / "file")
+
+
+@pytest.mark.parametrize("what", [None, "HuggingFaceTB/SmolLM2-135M", {}], ids=str)
+def test_what_is_no_reference_is_named(what):
+    with pytest.raises(ValueError, match="the reference must be a model of transformers, got"):
+        from_reference(what)

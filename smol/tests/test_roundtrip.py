@@ -1,16 +1,24 @@
 """What is saved is what is loaded: whatever is accepted comes back equal, the rest is refused."""
 
+import dataclasses
 import json
+import math
 import random
 import string
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 
+from smol import SmolLM2, SmolLM2Config, load_pretrained, save_pretrained
 from smol.data import Corpus, encode, tokenise
+from smol.tests.kills import write_text
+from smol.tests.reference import random_ids, tiny_config
 from smol.tokenizer import BPETokenizer, byte_alphabet
 from smol.tokenizer.pieces import as_bytes
+from smol.train import Log, TrainConfig, load_checkpoint, read_log, train
+from smol.train import loop as looping
 
 # -- tokenizers -----------------------------------------------------------------------------------
 
@@ -209,3 +217,134 @@ def test_tokens_come_back_from_their_files(tmp_path, corpus, large):
         want = encode(documents, tokenizer)
         assert a.dtype == b.dtype == want.dtype == (np.uint32 if large else np.uint16)
         assert np.array_equal(a, want) and np.array_equal(b, want)
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+def random_model(draw: random.Random) -> SmolLM2:
+    """A shape, a dtype and ids of special tokens that the config takes, with odd numbers in it."""
+    kv, group, half = draw.choice([1, 2, 3]), draw.choice([1, 2, 3]), draw.choice([1, 2, 8])
+    config = SmolLM2Config(
+        vocab_size=draw.choice([1, 2, 97]),
+        hidden_size=2 * half * kv * group,
+        intermediate_size=draw.choice([1, 5, 16]),
+        num_hidden_layers=draw.choice([1, 2]),
+        num_attention_heads=kv * group,
+        num_key_value_heads=kv,
+        max_position_embeddings=draw.choice([1, 512]),
+        rms_norm_eps=draw.choice([1e-5, 1e-12, 1]),
+        rope_theta=draw.choice([1.5, 10_000, np.float32(77.0)]),
+        initializer_range=draw.choice([1e-8, 0.02, 3]),
+        tie_word_embeddings=draw.random() < 0.5,
+        bos_token_id=draw.choice([None, 0, -1, np.int64(5)]),
+        eos_token_id=draw.choice([None, 0, [1, 2], (3,), []]),
+        pad_token_id=draw.choice([None, 7, -1]),
+    )
+    model = SmolLM2(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if draw.random() < 0.1:
+                weight.flatten()[:1] = draw.choice([math.nan, math.inf, -0.0, 1e-45])
+    return model.to(draw.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
+
+
+def test_whatever_model_there_is_comes_back_from_its_folder(tmp_path):
+    draw = random.Random(0)
+    torch.manual_seed(0)
+    for number in range(60):
+        model = random_model(draw)
+        folder = tmp_path / draw.choice(["a b", "ü你", f"deep/er{number}", "-", "x.json", "."])
+        save_pretrained(model, folder)
+        again = load_pretrained(folder, model.norm.weight.dtype)
+        assert again.config == model.config and type(again.config.rope_theta) in (int, float)
+        for (key, a), (other, b) in zip(
+            model.state_dict().items(), again.state_dict().items(), strict=True
+        ):
+            assert key == other
+            assert same(a, b), key
+        tied = again.lm_head.weight is again.embed_tokens.weight
+        assert tied == model.config.tie_word_embeddings
+
+
+def same(a, b) -> bool:
+    """To the bit, NaN and the sign of zero included."""
+    if isinstance(a, torch.Tensor):
+        bits = [t.detach().contiguous().flatten().view(torch.uint8) for t in (a, b)]
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def test_transformers_computes_the_same_from_what_is_saved(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    for number, changes in enumerate(
+        ({}, {"eos_token_id": [1, 2]}, {"tie_word_embeddings": False})
+    ):
+        torch.manual_seed(number)
+        model = SmolLM2(tiny_config(**changes)).eval()
+        save_pretrained(model, tmp_path)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+        ids = random_ids(1, 9)
+        with torch.no_grad():
+            assert torch.equal(theirs(ids, use_cache=False).logits, model(ids))
+        assert theirs.config.eos_token_id == model.config.eos_token_id
+
+
+# -- checkpoints and logs -------------------------------------------------------------------------
+
+RUNS = [
+    {},
+    {"optimizer": "muon", "schedule": "cosine"},
+    {"data": "fresh", "dtype": "bfloat16", "clip": math.inf},
+    {
+        "batch_size": np.int64(2),
+        "learning_rate": np.float32(1e-3),
+        "betas": [0, 0.5],
+        "seed": 2**40,
+    },
+    {"weight_decay": 0, "warmup": 0, "decay": 1, "accumulate": 2, "preset": "small"},
+]
+
+
+@pytest.mark.parametrize("changes", RUNS, ids=lambda changes: ",".join(changes) or "plain")
+def test_a_checkpoint_gives_back_what_was_put_in(tmp_path, monkeypatch, changes):
+    """Whatever the settings: what `save_checkpoint` is given, `load_checkpoint` gives, and a run
+    can go on with it."""
+    if changes.get("optimizer") == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    given, save = [], looping.save_checkpoint
+
+    def noted(out, step, state, *rest):
+        save(out, step, state, *rest)
+        given.append((step, torch.utils._pytree.tree_map(clone, state)))
+
+    monkeypatch.setattr(looping, "save_checkpoint", noted)
+    small = {"data": write_text(tmp_path), "steps": 2, "batch_size": 4, "seq_len": 16}
+    config = TrainConfig(**{**small, "device": "cpu", "save_every": 1, **changes})
+    train(config, tmp_path / "out")
+    for step, state in given:
+        loaded = load_checkpoint(tmp_path / "out" / f"step-{step:06}", config)
+        assert loaded.pop("step") == step and len(loaded.pop("weights")) == 64
+        assert same(state, loaded)
+    train(dataclasses.replace(config, steps=3), tmp_path / "out", resume=True)
+
+
+def clone(value):
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def test_a_log_gives_back_its_rows(tmp_path):
+    samples = ["", "\n\r\u2028\u2029\x85", "🎉\ufffd", '"\\', "\0", "a" * 10_000]
+    numbers = [0.1, 1e-320, 10**30, -0.0, math.inf]
+    rows = [{"step": n, "loss": x, "sample": t} for n, x in enumerate(numbers) for t in samples]
+    log = Log(tmp_path / "metrics.jsonl", after=0)
+    for row in rows:
+        log.add(row)
+    assert read_log(log.file) == rows
+    again = Log(log.file, after=2)
+    assert read_log(again.file) == [row for row in rows if row["step"] <= 2]
