@@ -5,6 +5,10 @@ been none.
     python -m smol.train --preset tiny --data stories --steps 300 --out runs/tiny --resume
     python -m smol.train --preset small --data fresh --steps 3000 --out runs/small
     torchrun --nproc-per-node 8 -m smol.train --preset 135m ... (batch size: of all together)
+    torchrun --max-restarts 3 --nproc-per-node 8 -m smol.train ... --resume
+
+With --resume it begins where there is nothing to resume, so that one command line starts a run
+and restarts it after a kill at any moment.
 
 OUT gets metrics.jsonl (an object for each logged step, a sample where it was evaluated) and the
 last checkpoints, step-000300 and so on: folders that `load_pretrained` and transformers load, with
