@@ -5,9 +5,11 @@ str), so that what is good enough to work with can be saved as well. Or it raise
 names the setting, what was wanted and what was given.
 """
 
+import math
 import numbers
 from collections.abc import Callable, Iterable
 from os import PathLike, fspath
+from pathlib import Path
 
 
 def whole(name: str, value, least: int = 1, most: int | None = None) -> int:
@@ -25,9 +27,13 @@ def number(name: str, value, wanted: str, fits: Callable[[float], bool]) -> floa
     """A number that `fits`, as a float; `wanted` says in words which do."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {shown(value)}")
-    if not fits(value):  # NaN fits no comparison
-        raise ValueError(f"{name} must be {wanted}, got {value}")
-    return float(value)
+    try:
+        plain = float(value)
+    except OverflowError:  # a whole number larger than any float
+        plain = math.inf
+    if not fits(plain):  # NaN fits no comparison
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    return plain
 
 
 def flag(name: str, value) -> bool:
@@ -54,6 +60,18 @@ def named(name: str, value) -> str:
     return fspath(value)
 
 
+def path(name: str, value) -> Path:
+    """A path that is not empty, with a "~" at its beginning made the home of the user, which a
+    shell does not do after an "="."""
+    given = named(name, value)
+    if "\0" in given:
+        raise ValueError(f"{name} {given!r:.60} holds a NUL, which no path can: name another")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:  # a user that there is not
+        raise ValueError(f"{name} {shown(given)} names no home: write the whole path") from error
+
+
 def seed(name: str, value) -> int:
     """A seed that PyTorch takes and random, NumPy and JSON do too: 0 to 2⁶³ - 1."""
     return whole(name, value, least=0, most=2**63 - 1)
@@ -67,7 +85,14 @@ def token_ids(name: str, value) -> list[int]:
     ids = list(ids)
     if len(ids) == 1 and isinstance(ids[0], list):  # a batch of one
         ids = ids[0]
-    return [whole(f"each of {name}", token, least=0) for token in ids]
+    return [whole(f"each of {name}", token, least=0, most=2**63 - 1) for token in ids]
+
+
+def texts_of(name: str, value) -> Iterable:
+    """Something that gives texts, one after another. A table gives the names of its columns."""
+    if isinstance(value, dict) or hasattr(value, "columns") or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list of texts, got {shown(value)}")
+    return value
 
 
 def shown(value) -> str:

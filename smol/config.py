@@ -39,7 +39,7 @@ class SmolLM2Config:
             if field.type is int:
                 value = whole(name, value)
             elif field.type is float:
-                value = number(name, value, "above 0 and finite", lambda x: 0 < x < 1e30)
+                value = number(name, value, "above 0 and below 1e30", lambda x: 0 < x < 1e30)
             elif field.type is bool:
                 value = flag(name, value)
             elif name == "eos_token_id" and isinstance(value, list | tuple):
@@ -75,6 +75,8 @@ class SmolLM2Config:
         What decides no number may be missing and is then transformers' default: a warning says so
         of the context. Keys that LlamaForCausalLM does not look at either are left out.
         """
+        if not isinstance(d, dict):
+            raise ValueError(f"a config is what a config.json holds, a dict, got {shown(d)}")
         d = _standing_in(d)
         ropes = {key: d.get(key) or {} for key in ("rope_parameters", "rope_scaling")}
         for key, rope in ropes.items():

@@ -6,6 +6,7 @@ this machine takes one training step. It runs without any package, in seconds wh
 hangs, and prints no address: one may hold a password.
 """
 
+import argparse
 import importlib.util
 import json
 import os
@@ -16,12 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from smol import limits
+from smol import limits, terminal
 from smol.terminal import command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,8 +83,7 @@ def tried(what: str, look: Callable[..., Finding | list[Finding]], *given) -> It
 
 def reason(error: Exception) -> str:
     """The first line of what an error says, without the addresses in it."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"\w+://\S+", "<address>", line)
+    return re.sub(r"\w+://\S+", "<address>", terminal.reason(error))
 
 
 def space(what: str, have: float, want: float, remedy: str, where: str = "") -> Finding:
@@ -335,8 +335,11 @@ def examine() -> Iterator[Finding]:
 
 
 @command("smol.doctor")
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Prints each finding as it is made; 1 where something is unfit, else 0."""
+    about = "Is this machine fit for the notebooks? A line for each thing, with the remedy."
+    parser = argparse.ArgumentParser(prog="python -m smol.doctor", description=about)
+    parser.parse_args(arguments)
     unfit = 0
     for finding in examine():
         sign = {"fit": "ok", "unfit": "!!", "note": "  "}[finding.verdict]
@@ -350,4 +353,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

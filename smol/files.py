@@ -47,6 +47,9 @@ def written_beside(directory: Path, *names: str) -> Iterator[list[Path]]:
     try:
         yield files
         on_disk(*files)
+        for name in names:  # before the first one is in its place
+            if (directory / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder there")
         for file, name in zip(files, names, strict=True):
             os.replace(file, directory / name)
     except (OSError, SafetensorError) as error:  # the latter is how the Rust side says "disk full"
@@ -62,8 +65,11 @@ def written_beside(directory: Path, *names: str) -> Iterator[list[Path]]:
 def cache_folders() -> list[Path]:
     """Where downloads and tokens may lie: the checkout's data/cache, then a folder of the user,
     for a checkout that cannot be written (a container's, a workshop's)."""
-    own = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return [CACHE, Path(own, "smol")]
+    folders = [CACHE]
+    with suppress(RuntimeError):  # a user without a home, as in some containers
+        own = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        folders.append(Path(own, "smol"))
+    return folders
 
 
 def cached(name: str) -> Path | None:
@@ -78,9 +84,37 @@ def cache_folder() -> Path:
             writable(folder)
             return folder
     raise OSError(
-        f"neither {' nor '.join(map(str, cache_folders()))} can be written: set XDG_CACHE_HOME "
-        "to a folder that can"
+        f"{' and '.join(map(str, cache_folders()))} cannot be written: set XDG_CACHE_HOME to a "
+        "folder that can"
     )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within, no other process may do the same in this folder: OSError where one does by now.
+
+    The system lets go of it with the process, however that ends. Where it has no such lock
+    (Windows, some network disks) there is none.
+    """
+    try:
+        import fcntl
+
+        held = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                f"another run is writing into {folder}: end that one, or name another folder"
+            ) from error
+        except OSError:  # the disk knows no locks
+            pass
+        yield
+    finally:
+        os.close(held)
 
 
 def writable(folder: Path) -> None:

@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
-from smol.checks import named, shown
+from smol.checks import named, path, shown
 from smol.checks import seed as checked_seed
 from smol.config import SmolLM2Config
 from smol.files import check_hash, writable, written_beside
 from smol.model import SmolLM2
+from smol.terminal import reason
 
 REPO_ID = "HuggingFaceTB/SmolLM2-135M"
 INSTRUCT = f"{REPO_ID}-Instruct"
@@ -78,10 +79,10 @@ def fetch(
     Raises FileNotFoundError, with the remedy, where it is neither on disk nor to be had.
     """
     name = named("the model", directory_or_repo_id)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    folder = path("the model", name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
         raise FileNotFoundError(f"{name} is a file: name the folder that holds config.json")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise FileNotFoundError(f"there is no folder {name}, and it is no owner/name of the hub")
@@ -98,7 +99,6 @@ def fetch(
         HfApi().model_info(name, revision=wanted["revision"], timeout=5)
         return Path(snapshot_download(name, **wanted))
     except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         # Somebody else may have fetched another commit, whose weights are checked all the same.
         for revision in dict.fromkeys((wanted["revision"], None)):
             with suppress(OSError, ValueError):
@@ -106,7 +106,8 @@ def fetch(
                 return Path(snapshot_download(name, **cached))
         raise FileNotFoundError(
             f"{name} is neither a folder here nor in the hub's cache, and the hub says: "
-            f"{reason}. Go online once, or pass a folder with config.json and model.safetensors"
+            f"{reason(error)}. Go online once, or pass a folder with config.json and "
+            "model.safetensors"
         ) from error
 
 
@@ -130,10 +131,7 @@ def load_pretrained(
     directory = fetch(directory_or_repo_id)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
-    own = (
-        Path(directory_or_repo_id).expanduser().is_dir()
-    )  # weights of the user, whatever its name
-    known = None if own else PUBLISHED.get(str(directory_or_repo_id))
+    known = _published(directory_or_repo_id)
     if known and known.sha256:
         for file in files:
             check_hash(file, known.sha256)
@@ -181,18 +179,16 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
         model = getattr(model, "_orig_mod", None) or model.module
     if not isinstance(model, SmolLM2):
         raise ValueError(f"save_pretrained takes a SmolLM2, got {shown(model)}")
-    if any(p.is_meta or hasattr(p, "full_tensor") for p in model.parameters()):
-        raise ValueError("the model has shapes only, or is in shards: gather its weights first")
-    tied, head, table = model.config.tie_word_embeddings, model.lm_head, model.embed_tokens
-    if tied and not _same(head.weight, table.weight):
-        raise ValueError("the head differs from the embedding, but tie_word_embeddings is true")
-    directory = Path(named("directory", directory)).expanduser()
+    _check_savable(model)
+    directory, tied = path("directory", directory), model.config.tie_word_embeddings
     writable(directory)
     tensors = {
         _file_key(key): tensor.detach().cpu().contiguous()
         for key, tensor in model.state_dict().items()
         if not (tied and key == "lm_head.weight")
     }
+    if not tied and model.lm_head.weight is model.embed_tokens.weight:  # a file has each by itself
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].clone()
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = json.dumps({**model.config.to_dict(), "dtype": dtype}, indent=2) + "\n"
     with written_beside(directory, "model.safetensors", "config.json") as (weights, text):
@@ -236,7 +232,7 @@ def load_reference(
     else:
         model = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
         model.weights = "pretrained"
-        print(f"{name}: {'the published weights' if name in PUBLISHED else 'the weights there'}")
+        print(f"{name}: {'the published weights' if _published(name) else 'the weights there'}")
     return model.eval()
 
 
@@ -247,6 +243,27 @@ def from_reference(reference: torch.nn.Module) -> SmolLM2:
     config = SmolLM2Config.from_dict(reference.config.to_dict())
     tensors = {key: tensor.clone() for key, tensor in reference.state_dict().items()}
     return _fill(skeleton(config), tensors, "the reference").eval()
+
+
+def _published(name: str | Path) -> Published | None:
+    """What is known of a model of the hub; of a folder here, whatever its name, nothing is."""
+    return None if path("the model", name).is_dir() else PUBLISHED.get(str(name))
+
+
+def _check_savable(model: SmolLM2) -> None:
+    """ValueError where `load_pretrained` would refuse what is saved."""
+    state, wanted = model.state_dict(), skeleton(model.config).state_dict()
+    shapes, fit = ({k: getattr(t, "shape", None) for k, t in s.items()} for s in (state, wanted))
+    if shapes != fit:
+        wrong = {k for k in shapes.keys() | fit.keys() if shapes.get(k) != fit.get(k)}
+        raise ValueError(f"the model is not what its config says: {_some(wrong)}")
+    if any(t.is_meta or hasattr(t, "full_tensor") for t in state.values()):
+        raise ValueError("the model has shapes only, or is in shards: gather its weights first")
+    for tensor in state.values():
+        _check_dtype(tensor.dtype)
+    head, table = state["lm_head.weight"], state["embed_tokens.weight"]
+    if model.config.tie_word_embeddings and not _same(head, table):
+        raise ValueError("the head differs from the embedding, but tie_word_embeddings is true")
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -309,8 +326,8 @@ def _read_json(file: Path) -> dict:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a checkpoint folder needs it")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))  # Notepad marks its files
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not an object: fetch it again")

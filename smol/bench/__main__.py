@@ -17,7 +17,8 @@ from smol.bench.decode import decode, prefill, roofline
 from smol.bench.series import notebooks, parity
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
-from smol.files import written_beside
+from smol.checks import path
+from smol.files import writable, written_beside
 from smol.terminal import command
 
 BENCHES = {
@@ -57,21 +58,22 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=["all"], help=", ".join([*BENCHES, "all"]))
     parser.add_argument(
         "--json",
-        type=Path,
-        help="write command, date, machine and figures into this FILE.json; or into this folder, "
-        "a file for each, as soon as it is measured",
+        type=lambda given: path("--json", given),
+        help="write command, date, machine and figures, each as soon as it is measured, into this "
+        "FILE.json; or into this folder, a file for each",
     )
     args = parser.parse_args()
     names = list(BENCHES) if "all" in args.names else args.names
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHES)}, all")
+    if args.json:
+        writable(args.json.parent if args.json.suffix == ".json" else args.json)
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     line = f"python -m smol.bench {' '.join(args.names)}"
 
     def write(file: Path, figures: dict) -> None:
         result = {"command": line, "date": str(date.today()), "machine": about, **figures}
-        file.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(file.parent, file.name) as (part,):
             part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -79,10 +81,9 @@ def main() -> int:
     for name in names:
         print(f"\n== {name}")
         figures[name] = BENCHES[name]()
-        if args.json and not one_file:
-            write(args.json / f"{name}.json", {name: figures[name]})
-    if one_file:
-        write(args.json, figures)
+        if args.json:
+            file = args.json if one_file else args.json / f"{name}.json"
+            write(file, figures if one_file else {name: figures[name]})
     return 0
 
 

@@ -15,10 +15,11 @@ FreshStories has new ones written as it goes. B and T as in smol/model.py.
 """
 
 from smol.data.batches import FreshStories, Stream, Windows, padded
-from smol.data.corpora import NAMES, Corpus, load_corpus, open_stream, statistics
+from smol.data.corpora import FRESH, NAMES, Corpus, load_corpus, open_stream, statistics
 from smol.data.tokens import Tokens, encode, tokenise
 
 __all__ = [
+    "FRESH",
     "NAMES",
     "Corpus",
     "FreshStories",

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from smol.checks import whole
-from smol.data.formats import documents_of, files_of, read_text, stream_of
+from smol.data.formats import JSON_LINES, documents_of, files_of, read_text, stream_of
 from smol.files import cache_folder, cached, check_hash, written_beside
-from smol.terminal import say
+from smol.terminal import reason, say
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
 DATA = Path(__file__).parents[2] / "data"
 NAMES = ("stories", "shakespeare", "cosmopedia")
+FRESH = "fresh"  # which smol.train takes as well: stories that are written as they are wanted
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
@@ -107,13 +108,20 @@ def open_stream(name: str | Path, held_out: int = HELD_OUT) -> Corpus:
     Raises FileNotFoundError where it cannot be reached, and ValueError for what is no text: now
     or, of what is read later, then.
     """
-    held_out = whole("held_out", held_out, least=0)
+    held_out = whole("held_out", held_out)
     if name == "cosmopedia":
         dataset = _cosmopedia()
     else:
-        files = files_of(name, NAMES)
-        if {file.suffix.lower() for file in files} not in ({".jsonl"}, {".parquet"}):
-            raise ValueError(f"{name} cannot be streamed: it needs only .jsonl or only .parquet")
+        if name in NAMES:
+            raise ValueError(f"{name} is small: load_corpus({name!r}) reads it")
+        files = files_of(name, ("cosmopedia",))
+        suffixes = {file.suffix.lower() for file in files}
+        if suffixes != {".parquet"} and not suffixes <= {*JSON_LINES}:
+            names = ", ".join(sorted(suffixes))
+            raise ValueError(
+                f"{name} cannot be streamed: it needs only .jsonl or only .parquet files and has "
+                f"{names}: name a folder inside it, or move the others away"
+            )
         dataset = stream_of(files)
     try:
         rows = list(dataset.take(held_out + 1))
@@ -188,7 +196,6 @@ def _cosmopedia() -> "IterableDataset":
 
 
 def _unreachable(error: Exception) -> FileNotFoundError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return FileNotFoundError(
-        f"cosmopedia cannot be streamed ({reason}): go online, or name a folder of parquet"
+        f"cosmopedia cannot be streamed ({reason(error)}): go online, or name a folder of parquet"
     )

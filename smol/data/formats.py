@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smol.checks import named, shown
+from smol.checks import path, shown
+from smol.terminal import say
 from smol.tokenizer.pieces import check_text
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-SUFFIXES = (".jsonl", ".md", ".parquet", ".py", ".txt")  # what is read in a folder
+JSON_LINES = (".jsonl", ".jsonlines", ".ndjson")
+SUFFIXES = (*JSON_LINES, ".md", ".parquet", ".py", ".txt")  # what is read in a folder
 PACKED = (".7z", ".bz2", ".gz", ".tar", ".tgz", ".xz", ".zip", ".zst")
 TABLES = (".arrow", ".csv", ".feather", ".json", ".tsv", ".xlsx")
 FORM = '{"text": "…"}'
@@ -25,19 +27,20 @@ def files_of(name: str | Path, known: tuple[str, ...] = ()) -> list[Path]:
     Raises FileNotFoundError for nothing, saying which names are `known`, and for a link that
     leads to nothing; ValueError for text that is packed, or in a table of another kind.
     """
-    path = Path(named("the corpus", name)).expanduser()
-    if path.is_file():
-        if path.suffix.lower() in PACKED:
+    place = path("the corpus", name)
+    if place.is_file():
+        if place.suffix.lower() in PACKED:
             raise ValueError(f"{name} is packed: unpack it first")
-        if path.suffix.lower() in TABLES:
+        if place.suffix.lower() in TABLES:
             raise ValueError(f"{name} is no text yet: make it .jsonl, with {FORM} a line")
-        return [path]
-    if not path.is_dir():
+        return [place]
+    if not place.is_dir():
         raise FileNotFoundError(
             f"{name} is no file or folder here nor one of {', '.join(known)}: check the name"
         )
     files: dict[str, Path] = {}
-    for file in _walk(path):
+    tables = []
+    for file in _walk(place):
         suffix = file.suffix.lower()
         if suffix in ("", *SUFFIXES) and file.is_symlink() and not file.exists():
             raise FileNotFoundError(
@@ -47,10 +50,14 @@ def files_of(name: str | Path, known: tuple[str, ...] = ()) -> list[Path]:
             raise ValueError(f"{file} is packed: unpack it first, or take it out of the folder")
         if suffix in SUFFIXES and file.is_file():
             files.setdefault(os.path.realpath(file), file)
+        tables += [file.name] if suffix in TABLES else []
     if not files:
         raise FileNotFoundError(
             f"{name} holds no file that ends in {', '.join(SUFFIXES)}: name a folder that does"
         )
+    if tables:
+        few = ", ".join(tables[:3]) + ", …" * (len(tables) > 3)
+        say(f"{name}: {few} is left out: make it .jsonl, with {FORM} a line, if it holds texts")
     return list(files.values())
 
 
@@ -78,8 +85,9 @@ def documents_of(file: Path) -> Iterator[str | None]:
 
     Raises ValueError, naming the file and what there is to name in it, for what is no text.
     """
-    read = {".parquet": _parquet, ".jsonl": _jsonl}.get(file.suffix.lower(), _whole)
-    return read(file)
+    if file.suffix.lower() in JSON_LINES:
+        return _jsonl(file)
+    return _parquet(file) if file.suffix.lower() == ".parquet" else _whole(file)
 
 
 def stream_of(files: list[Path]) -> "IterableDataset":

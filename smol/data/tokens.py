@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smol.checks import named, shown
+from smol.checks import path, shown, texts_of
 from smol.data.corpora import Corpus
 from smol.files import cache_folder, cache_folders, writable, written_beside
 from smol.terminal import Aside, say
@@ -47,7 +47,7 @@ def encode(documents: Iterable[str], tokenizer) -> np.ndarray:
     from tqdm import tqdm
 
     check_tokenizer(tokenizer)
-    documents = [documents] if isinstance(documents, str) else documents
+    documents = [documents] if isinstance(documents, str) else texts_of("documents", documents)
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     bar = tqdm(documents, desc="tokenise", unit=" documents", delay=1, file=Aside())
     arrays = [np.array(document_ids(text, tokenizer), dtype) for text in bar]
@@ -65,7 +65,7 @@ def tokenise(corpus: Corpus, tokenizer, directory: str | Path | None = None) -> 
     """
     names = _names(corpus, tokenizer)
     if directory is not None:
-        directory = Path(named("directory", directory)).expanduser()
+        directory = path("directory", directory)
     for folder in cache_folders() if directory is None else [directory]:
         with contextlib.suppress(OSError, EOFError, ValueError):  # not there, or torn
             return _mapped(folder, names)
@@ -103,8 +103,10 @@ def _names(corpus: Corpus, tokenizer) -> list[str]:
     """The names of the files of its tokens. ValueError for what is no corpus to tokenise."""
     if not isinstance(corpus, Corpus):
         raise ValueError(f"tokenise takes a corpus, as load_corpus gives it, got {shown(corpus)}")
-    if not isinstance(corpus.train, list):
-        raise ValueError(f"{corpus.name} is a stream: give its train to Stream")
+    if not all(isinstance(documents, list) for documents in corpus[1:]):
+        raise ValueError(
+            f"{corpus.name} is no corpus of lists of texts: a stream's train is for Stream"
+        )
     check_tokenizer(tokenizer)
     digest = hashlib.sha256(f"{tokenizer.fingerprint} {tokenizer.eos_id}".encode())
     for documents in corpus[1:]:

@@ -5,11 +5,10 @@ import contextlib
 import os
 import stat
 import sys
-from pathlib import Path
 
 import torch
 
-from smol.checks import named, seed, whole
+from smol.checks import named, path, seed, whole
 from smol.device import DEVICES, DTYPES, check_compiler, choose_device, choose_dtype
 from smol.generate.fast import prepare_for_decoding
 from smol.generate.sampling import check_settings
@@ -62,6 +61,10 @@ def _run(args: argparse.Namespace) -> None:
     for option in ("max_new_tokens", "samples"):
         if getattr(args, option) is not None:
             whole(option, getattr(args, option))
+    if args.chat and args.prompt is None and args.samples > 1:
+        raise ValueError("--samples is for a prompt, and a conversation has none: leave one out")
+    if args.prompt is not None and not args.prompt.strip():
+        raise ValueError("the prompt is empty: leave it out for a new text")
     if args.seed is not None:
         seed("seed", args.seed)
     device = choose_device(args.device)
@@ -87,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
             speaker.answer([{"role": "user", "content": prompt}])
             continue
         ids = [tokenizer.eos_id] if prompt is None else tokenizer.encode(prompt)
-        shipped = Path(name).expanduser().resolve() == SHIPPED.resolve()
+        shipped = path("--model", name).resolve() == SHIPPED.resolve()
         if shipped and prompt:  # its stories all begin after an end of text
             ids = [tokenizer.eos_id, *ids]
         speaker.print_after(prompt or "", ids)
@@ -154,18 +157,28 @@ class Speaker:
 
 def _piped() -> str | None:
     """The prompt from a pipe or a file; None where stdin is something else, or has nothing."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stdin, or a closed one
+    try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
-            return sys.stdin.read().removesuffix("\n") or None
-    return None
+    except (AttributeError, OSError, ValueError):  # no stdin, or a closed one
+        return None
+    if not stat.S_ISFIFO(mode) and not stat.S_ISREG(mode):
+        return None
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        return text.removesuffix("\n").removesuffix("\r") or None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the prompt on stdin is not UTF-8 at byte {error.start}: convert it first"
+        ) from error
 
 
 def _asked() -> str | None:
-    """The next line that is not empty; None at the end of the input."""
+    """The next line that is not empty; None at the end of the input, or where there is none."""
+    with contextlib.suppress(AttributeError, ValueError):  # one bad letter ends no conversation
+        sys.stdin.reconfigure(errors="replace")
     try:
         return next(line for line in iter(lambda: input("> ").strip(), None) if line)
-    except EOFError:
+    except (EOFError, RuntimeError):
         return None
 
 

@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smol.checks import flag, shown, token_ids, whole
 from smol.device import check_compiler
@@ -80,7 +80,8 @@ def generate_steps(
     check_settings(temperature, top_k, top_p, min_p, repetition_penalty)
     _check_flags(use_cache=use_cache, slide=slide, compile=compile)
     _check_prompt(model, input_ids, max_new_tokens, attention_mask, generator, slide)
-    stop_ids = torch.tensor(as_stop_ids(stop_ids), dtype=torch.int64, device=input_ids.device)
+    ends = as_stop_ids(stop_ids, model.config.vocab_size)
+    stop_ids = torch.tensor(ends, dtype=torch.int64, device=input_ids.device)
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
     reader = _Reader(model, input_ids, max_new_tokens, attention_mask, use_cache, compile)
@@ -118,18 +119,23 @@ def left_pad(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor,
     """
     prompts = [token_ids("a prompt", prompt) for prompt in prompts]  # lists, of tensors too
     if not prompts or not all(prompts):
-        raise ValueError("a prompt is empty: give each at least one token, such as <|endoftext|>")
+        raise ValueError("no prompt, or an empty one: give each a token, such as <|endoftext|>")
     T, pad = max(map(len, prompts)), token_ids("pad_id", [pad_id])
     rows = [pad * (T - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (T - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(rows), torch.tensor(mask)
 
 
-def as_stop_ids(stop_ids: Iterable[int] | int | None) -> list[int]:
-    """One id, several or none, as a list: config.json has `eos_token_id` in all three forms."""
+def as_stop_ids(stop_ids: Iterable[int] | int | None, vocab_size: int) -> list[int]:
+    """One id, several or none, as a list. ValueError for one that no token has."""
+    if isinstance(stop_ids, Tensor) and stop_ids.ndim == 0:
+        stop_ids = stop_ids.item()
     if stop_ids is None or isinstance(stop_ids, Integral):
         stop_ids = [] if stop_ids is None else [stop_ids]
-    return token_ids("stop_ids", stop_ids)
+    ids = token_ids("stop_ids", stop_ids)
+    if any(token >= vocab_size for token in ids):
+        raise ValueError(f"stop_ids {ids} are outside the vocabulary (0 to {vocab_size - 1})")
+    return ids
 
 
 def padded_layout(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
@@ -190,6 +196,8 @@ def _check_flags(**flags: bool) -> None:
 def _check_prompt(
     model, ids, max_new_tokens, attention_mask=None, generator=None, slide=False, **_
 ) -> None:
+    if not isinstance(model, nn.Module) or not hasattr(model, "embed_tokens"):
+        raise ValueError(f"the model must be a SmolLM2, got {shown(model)}")
     if getattr(ids, "dtype", None) != torch.int64 or ids.dim() != 2 or not len(ids):
         got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"input_ids must be a (B, T) int64 tensor, got {got}")

@@ -6,7 +6,7 @@ from contextlib import suppress
 import torch
 
 from smol.checks import shown, token_ids
-from smol.generate.steps import as_stop_ids, generate_steps
+from smol.generate.steps import generate_steps
 from smol.model import SmolLM2
 from smol.tokenizer import CHAT_TOKENS, END_OF_TEXT, BPETokenizer
 
@@ -26,6 +26,10 @@ def stream(
     `stop`, at a token of `stop_ids` (if none are given: `ends_of` model and tokenizer), or after
     `max_new_tokens`. `settings` are those of `generate_steps`.
     """
+    if not hasattr(model, "embed_tokens") or not hasattr(tokenizer, "added_id"):
+        raise ValueError(
+            f"stream takes a SmolLM2 and a BPETokenizer, got {shown(model)} and {shown(tokenizer)}"
+        )
     stop = as_stop(stop)
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids("prompt", prompt)
     device = model.embed_tokens.weight.device
@@ -40,7 +44,9 @@ def stream(
 def ends_of(model: SmolLM2, tokenizer: BPETokenizer) -> list[int]:
     """The tokens that end a text: the config's `eos_token_id` (one or several) and the tokenizer's
     end of text. ValueError where neither names one."""
-    ends = as_stop_ids(model.config.eos_token_id)
+    config = model.config.eos_token_id
+    known = range(model.config.vocab_size)  # -1 and the like stand for none
+    ends = [i for i in (config if isinstance(config, list) else [config]) if i in known]
     with suppress(ValueError):
         ends.append(tokenizer.added_id(END_OF_TEXT))
     if not ends:

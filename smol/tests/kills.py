@@ -61,8 +61,10 @@ def finish(process: subprocess.Popen, out: Path) -> str:
     try:
         process.wait(SECONDS)
     except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait(60)
+        for worker in workers(process):
+            worker.kill()
+        process.kill()
+        process.wait()
     said = said_by(out).read_text(encoding="utf-8", errors="replace")
     if process.returncode:
         raise RuntimeError(f"exit status {process.returncode}\n{said[-3000:]}")
@@ -118,8 +120,10 @@ def undisturbed(text: Path, out: Path, how: str) -> list[tuple]:
 def disturbed(text: Path, out: Path, how: str, saves: str, draw: random.Random) -> tuple:
     """The losses of a run of which one worker was killed, when that was, and what was said."""
     process = start(text, out, how, SAVES[saves], restarts=1)
-    when = kill_one(process, out, saves == "checkpoint", draw)
-    said = finish(process, out)
+    try:
+        when = kill_one(process, out, saves == "checkpoint", draw)
+    finally:
+        said = finish(process, out)
     return losses(out), when, said
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from smol import BPETokenizer, SmolLM2, SmolLM2Config, load_pretrained, save_pretrained
-from smol.checks import flag, named, number, one_of, seed, shown, token_ids, whole
+from smol.checks import flag, named, number, one_of, path, seed, shown, token_ids, whole
 from smol.data import FreshStories, Windows, open_stream, padded
 from smol.generate import generate, generate_steps, left_pad, stream
 from smol.lesson.exercise import SMALL
@@ -80,6 +80,11 @@ def test_what_is_right_comes_back_as_pythons_own():
         (lambda: named("n", ""), "n is empty: give a name or a path"),
         (lambda: one_of("n", 3, ("a", "b")), "n 3 is none of a, b"),
         (lambda: seed("n", 99999999999999999999), "n must be 9223372036854775807 or less"),
+        (lambda: number("n", 10**400, "finite", math.isfinite), "n must be finite, got 10"),
+        (
+            lambda: path("n", "~no-such-user/x"),
+            "n '~no-such-user/x' names no home: write the whole path",
+        ),
         (lambda: seed("n", -1), "n must be 0 or more, got -1"),
         (lambda: token_ids("n", "abc"), "n must be a list of token ids, got 'abc'"),
         (lambda: token_ids("n", 5), "n must be a list of token ids, got 5"),
@@ -210,6 +215,24 @@ def test_stop_strings_of_a_stream(stop):
         list(stream(Unasked(SMALL), tokenizer, "a", 3, stop=stop))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, b: generate(None, torch.tensor([[1]]), 3),
+        lambda m, b: list(stream(b, m, "a", 3)),
+        lambda m, b: list(stream(m, None, "a", 3)),
+        lambda m, b: SmolLM2Config.from_dict("config.json"),
+        lambda m, b: SmolLM2Config.from_dict([1]),
+        lambda m, b: load_pretrained("a\0b"),
+        lambda m, b: generate(m, torch.tensor([[1]]), 3, stop_ids=256),
+        lambda m, b: left_pad([[2**70]]),
+    ],
+)
+def test_the_wrong_object_is_named(call):
+    with pytest.raises(ValueError, match=r"must be|takes|is what|holds a NUL|outside the vocab"):
+        call(Unasked(SMALL), BPETokenizer.train(["a text"], 256))
+
+
 def test_what_is_meant_is_taken():
     """One id as stop_ids, None for none, prompts as tensors, NumPy's numbers."""
     torch.manual_seed(0)
@@ -217,7 +240,14 @@ def test_what_is_meant_is_taken():
     ids = torch.tensor([[1, 2]])
     whole_text = generate(model, ids, 6)
     first = whole_text[0, 2].item()
-    for stop in (first, np.int64(first), [first], {first}, torch.tensor([first])):
+    for stop in (
+        first,
+        np.int64(first),
+        [first],
+        {first},
+        torch.tensor([first]),
+        torch.tensor(first),
+    ):
         assert torch.equal(generate(model, ids, np.int64(6), stop_ids=stop), whole_text[:, :3])
     for stop in (None, (), []):
         assert torch.equal(generate(model, ids, 6, stop_ids=stop), whole_text)

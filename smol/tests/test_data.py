@@ -308,7 +308,7 @@ def test_a_line_separator_inside_json_is_no_new_line(tmp_path):
 
 
 def test_a_name_that_is_nothing_lists_the_known_ones(tmp_path):
-    known = "no file or folder here nor one of stories, shakespeare, cosmopedia"
+    known = "no file or folder here nor one of"
     refuses(FileNotFoundError, known, load_corpus, "storys")
     refuses(FileNotFoundError, known, open_stream, tmp_path / "gone")
 
@@ -367,7 +367,7 @@ def test_a_torn_parquet_file_is_refused(tmp_path):
 
 def test_a_folder_without_text_is_refused(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    words = r"holds no file that ends in \.jsonl, \.md, \.parquet, \.py, \.txt"
+    words = r"holds no file that ends in \.jsonl, .*\.md, \.parquet, \.py, \.txt"
     refuses(FileNotFoundError, words, load_corpus, tmp_path)
 
 
@@ -753,7 +753,11 @@ def test_what_is_no_corpus_and_no_tokenizer_is_refused(tmp_path, shards):
 def test_a_stream_is_not_tokenised_whole(tmp_path):
     corpus = Corpus("cosmopedia", iter([{"text": "a"}]), ["b"])
     refuses(
-        ValueError, "cosmopedia is a stream: give its train to Stream", tokenise, corpus, Bytes()
+        ValueError,
+        r"cosmopedia is no corpus of lists .*: a stream's train is for Stream",
+        tokenise,
+        corpus,
+        Bytes(),
     )
 
 
@@ -836,7 +840,7 @@ def test_other_counts_have_the_same_rule(shards, wrong):
     refuses(ValueError, "pad_id must be a whole number", padded, [[1, 2]], wrong)
     if wrong is not None:
         refuses(ValueError, "max_length must be a whole number", padded, [[1, 2]], 0, wrong)
-    refuses(ValueError, "held_out must be 0 or more", open_stream, shards / "jsonl", -1)
+    refuses(ValueError, "held_out must be 1 or more", open_stream, shards / "jsonl", -1)
     refuses(ValueError, "pad_id must be 0 or more", padded, [[1, 2]], -1)
 
 
@@ -1140,10 +1144,40 @@ def test_a_stream_refuses_sizes_below_one(source, sizes):
 
 
 def test_too_few_documents_to_hold_some_out(shards):
-    for held_out in (0, 40, 41):
+    for held_out in (40, 41):
         words = f"no documents beyond the {held_out} to hold out, or none of those has a .text.: "
         refuses(ValueError, words, open_stream, shards / "jsonl", held_out=held_out)
     assert len(open_stream(shards / "jsonl", held_out=39).validation) == 39
+
+
+@pytest.mark.parametrize("name", ["ndjson", "jsonlines", "JSONL"])
+def test_lines_of_json_have_other_names_too(tmp_path, name):
+    write_jsonl(tmp_path / f"a.{name}", ["one", "two", "three"])
+    assert (
+        load_corpus(tmp_path).train == load_corpus(tmp_path / f"a.{name}").train == ["one", "two"]
+    )
+    assert open_stream(tmp_path, held_out=1).validation == ["one"]
+
+
+def test_a_table_among_texts_is_said_to_be_left_out(tmp_path, capsys):
+    """A card in .md beside the data in .json is not trained on by itself in silence."""
+    (tmp_path / "README.md").write_text("About these data, at some length.")
+    (tmp_path / "train.json").write_text("[]")
+    load_corpus(tmp_path)
+    assert "train.json is left out: make it .jsonl" in capsys.readouterr().err
+
+
+def test_a_table_is_no_list_of_texts():
+    pandas = pytest.importorskip("pandas")
+    for texts in ({"text": ["a b"]}, pandas.DataFrame({"text": ["a b"]}), None, 5):
+        refuses(ValueError, "texts must be a list of texts", BPETokenizer.train, texts, 300)
+        refuses(ValueError, "documents must be a list of texts", encode, texts, Bytes())
+
+
+def test_a_small_corpus_by_name_is_not_streamed():
+    refuses(
+        ValueError, r"stories is small: load_corpus\('stories'\) reads it", open_stream, "stories"
+    )
 
 
 def test_a_folder_of_mixed_files_is_not_streamed(tmp_path):

@@ -351,6 +351,16 @@ def test_an_old_console_stops_nothing(encoding):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a pipe that is closed says EINVAL")
+def test_it_says_what_it_is_and_takes_no_names(capsys):
+    """Without looking at anything first."""
+    for word, status in (("--help", 0), ("junk", 2)):
+        with pytest.raises(SystemExit) as ended:
+            doctor.main([word])
+        assert ended.value.code == status
+    said = capsys.readouterr()
+    assert "Is this machine fit" in said.out and "unrecognized arguments: junk" in said.err
+
+
 def test_a_reader_that_went_away_ends_it_in_silence():
     """As `python -m smol.doctor | head -1` does."""
     reader, writer = os.pipe()

@@ -689,7 +689,7 @@ def test_what_is_on_another_device_is_refused(ids):
 
 def test_empty_prompts_of_a_batch_are_refused():
     for prompts in ([], [[1], []]):
-        with pytest.raises(ValueError, match="a prompt is empty"):
+        with pytest.raises(ValueError, match="no prompt, or an empty one"):
             left_pad(prompts)
 
 

@@ -1,5 +1,6 @@
 """Weights out and in: exact where all is well, one clear sentence where it is not."""
 
+import copy
 import dataclasses
 import errno
 import hashlib
@@ -593,6 +594,38 @@ def test_what_is_no_model_is_not_saved(tmp_path, what):
     with pytest.raises(ValueError, match="save_pretrained takes a SmolLM2, got"):
         save_pretrained(what, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["layer", "buffer", "bias", "config", "dtype", "parametrised"])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, ours, how):
+    """And what stood there still stands."""
+    save_pretrained(ours, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    model = copy.deepcopy(ours)
+    if how == "layer":
+        del model.layers[1]
+    elif how == "buffer":
+        model.register_buffer("extra", torch.zeros(1))
+    elif how == "bias":
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(97))
+    elif how == "config":
+        model.config = dataclasses.replace(model.config, num_hidden_layers=2)
+    elif how == "dtype":
+        model = model.to(torch.float8_e4m3fn)
+    else:
+        torch.nn.utils.parametrizations.weight_norm(model.layers[0].mlp.up_proj)
+    with pytest.raises(ValueError, match=r"is not what its config says|dtype must be a float"):
+        save_pretrained(model, tmp_path)
+    assert before == {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_a_head_that_is_shared_but_not_tied_is_saved_twice(tmp_path, ours):
+    model = copy.deepcopy(ours)
+    model.config = dataclasses.replace(model.config, tie_word_embeddings=False)
+    save_pretrained(model, tmp_path)
+    again = load_pretrained(tmp_path)
+    assert torch.equal(again.lm_head.weight, ours.embed_tokens.weight)
+    assert again.lm_head.weight is not again.embed_tokens.weight
 
 
 def test_a_model_of_shapes_only_is_not_saved(tmp_path):

@@ -17,9 +17,11 @@ import torch
 
 from smol import train
 from smol.data import Windows
+from smol.files import locked
 from smol.tests import kills
 from smol.train import Log, Ranks, checkpoints, read_log
 from smol.train import loop as looping
+from smol.train.learner import Learner
 from smol.train.log import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -261,7 +263,7 @@ def test_what_could_not_be_saved_is_known_before_the_first_step(text, tmp_path, 
     monkeypatch.setattr(Windows, "state_dict", lambda self: {"at": Path("x")})
     with pytest.raises(ValueError, match="what this run would save cannot be saved and loaded"):
         train.train(settings(text), tmp_path)
-    assert read_log(tmp_path / "metrics.jsonl") == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "read-only"])
@@ -286,6 +288,18 @@ def sealed(self, *args, **kwargs):
 
 
 # -- several, in one ------------------------------------------------------------------------------
+
+
+def test_what_one_process_fails_at_all_fail_at_within_an_except_too(monkeypatch):
+    """What is being handled outside is nobody's failure within."""
+    said = []
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, own: said.append(own))
+    try:
+        raise FileNotFoundError("before")
+    except FileNotFoundError:
+        with Ranks(rank=1, size=2).agreed():
+            pass
+    assert said == [None]
 
 
 def test_what_one_process_fails_at_all_fail_at(monkeypatch):
@@ -319,3 +333,150 @@ def test_a_new_model_ends_where_its_tokenizer_says(text):
     other = BPETokenizer(plain.vocab, plain.merges, {"<|endoftext|>": 300})
     config = new_model(settings(text), other).config
     assert (config.eos_token_id, config.bos_token_id, config.vocab_size) == (300, 300, 301)
+
+
+# -- a folder, and whose it is --------------------------------------------------------------------
+
+
+def test_a_home_is_a_home_everywhere(text, tmp_path, monkeypatch):
+    """No shell makes the "~" of --out=~/x a path: log, weights and state in the same place."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    train.train(settings(text, steps=2), "~/out")
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {"metrics.jsonl", "step-000002"}
+    assert len(read_log("~/out/metrics.jsonl")) == 2 and not Path("~").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such lock")
+def test_two_runs_do_not_write_into_one_folder(text, tmp_path):
+    """A scheduler starts anew what it believes dead, and the workers live on without torchrun."""
+    wanted = pytest.raises(OSError, match=r"another run is writing into .*: end that one, or name")
+    with locked(tmp_path), wanted:
+        train.train(settings(text), tmp_path, resume=True)
+    assert list(tmp_path.iterdir()) == []
+    train.train(settings(text), tmp_path, resume=True)
+    train.train(settings(text), tmp_path, resume=True)  # and it lets go
+
+
+def test_a_log_without_a_checkpoint_is_a_run_too(text, tmp_path):
+    """Nobody's rows are dropped unless a run goes on from before them."""
+    row = '{"step": 1, "loss": 9.0}\n'
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(row)
+    with pytest.raises(
+        FileExistsError, match=r"holds a run before its first checkpoint: --resume"
+    ):
+        train.train(settings(text), tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no file or folder here"):
+        train.train(settings("nowhere.txt"), tmp_path, resume=True)
+    assert log.read_text() == row
+
+
+def test_what_others_left_half_done_is_theirs(text, tmp_path):
+    for name in (".thesis.part", "film.part", ".step-old"):
+        (tmp_path / name).mkdir()
+    train.train(settings(text, steps=1), tmp_path)
+    assert all((tmp_path / name).is_dir() for name in (".thesis.part", "film.part", ".step-old"))
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_ends_no_run(text, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    train.train(settings(text, save_every=1, steps=1), tmp_path / "out")
+    (tmp_path / "out" / "step-000001").rename(elsewhere)
+    (tmp_path / "out" / "step-000001").symlink_to(elsewhere)
+    train.train(settings(text, save_every=1, keep=1), tmp_path / "out", resume=True)
+    assert checkpoints(tmp_path / "out")[-1].name == "step-000006"
+    assert (elsewhere / "training.pt").is_file()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "I/O"), MemoryError()])
+def test_what_cannot_be_read_today_is_not_called_torn(text, tmp_path, monkeypatch, error):
+    train.train(settings(text), tmp_path)
+
+    def load(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as raised:
+        train.load_checkpoint(checkpoints(tmp_path)[-1], settings(text))
+    assert raised.value is error
+
+
+def test_processes_that_find_different_checkpoints_stop(text, tmp_path, monkeypatch):
+    """Two machines, each with a disk of its own, under the same name."""
+    monkeypatch.setattr(
+        Ranks, "gathered", lambda self, value: [value, 12 if value == 0 else value]
+    )
+    with pytest.raises(ValueError, match=r"find runs of \[0, 12\] steps .*that all of them share"):
+        train.train(settings(text), tmp_path / "out", resume=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fsdp_alone_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="fsdp shares a model among processes: start them with"):
+        train.train(settings(text, fsdp=True), tmp_path)
+
+
+def test_a_damaged_log_is_put_aside(text, tmp_path, capsys):
+    """Whole checkpoints are gone on from, whatever somebody did to the log beside them."""
+    train.train(settings(text, save_every=1), tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    for spoil in (lambda: log.write_text("junk\nmore\n"), lambda: (log.unlink(), log.mkdir())):
+        spoil()
+        train.train(settings(text, steps=8), tmp_path, resume=True)
+        assert "it is put aside as metrics.jsonl." in capsys.readouterr().err
+        assert log.is_file()
+    assert [row["step"] for row in read_log(log)] == []  # the second time it was at its end
+    assert {f.is_dir() for f in tmp_path.glob("metrics.jsonl.*")} == {True, False}
+
+
+def test_what_is_no_checkpoint_is_neither_taken_nor_deleted(text, tmp_path):
+    for name in ("step-1", "step-000001", "step-000099"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+    train.train(settings(text, save_every=2, keep=1), tmp_path)
+    assert [f.name for f in checkpoints(tmp_path)] == ["step-000006"]
+    assert all((tmp_path / n / "mine").exists() for n in ("step-1", "step-000001", "step-000099"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training.pt"])
+def test_a_checkpoint_with_a_file_missing_is_torn(text, tmp_path, name):
+    train.train(settings(text), tmp_path)
+    (tmp_path / "step-000006" / name).unlink()
+    with pytest.raises(
+        ValueError, match=r"step-000006 is torn .*move it away, and --resume takes"
+    ):
+        train.train(settings(text), tmp_path, resume=True)
+
+
+def test_weights_that_a_step_has_spoilt_are_not_saved(text, tmp_path, monkeypatch):
+    """Its loss and the norm of its gradients were finite."""
+    update = Learner.update
+
+    def spoils(learner, rate):
+        norm = update(learner, rate)
+        with torch.no_grad():
+            learner.model.norm.weight[0] = torch.inf
+        return norm
+
+    monkeypatch.setattr(Learner, "update", spoils)
+    with pytest.raises(ValueError, match=r"the weight norm.weight is inf at step 1: take a lower"):
+        train.train(settings(text, save_every=1, eval_every=50), tmp_path)
+    assert checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("config", [None, {"steps": 3}, "tiny"])
+def test_a_run_wants_its_settings(config, tmp_path):
+    with pytest.raises(ValueError, match="config must be a TrainConfig, got"):
+        train.train(config, tmp_path)
+
+
+def test_rows_that_wait_at_the_end_are_written_with_the_checkpoint(tmp_path, monkeypatch):
+    log, opened = Log(tmp_path / "metrics.jsonl", after=0), os.open
+    monkeypatch.setattr(os, "open", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
+    log.add({"step": 1})
+    monkeypatch.setattr(os, "open", opened)
+    assert read_log(log.file) == []
+    log.flush()
+    assert read_log(log.file) == [{"step": 1}]

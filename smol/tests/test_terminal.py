@@ -100,6 +100,39 @@ def test_how_a_command_ends(capsys, raised, status, said):
     assert capsys.readouterr() == ("", said)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes\nat"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_too_little_memory_is_said(capsys, error):
+    @command("it")
+    def main() -> int:
+        raise error
+
+    assert main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("it: there is not enough memory (") and "smaller batches" in said
+    assert said.count("\n") == 1
+
+
+@POSIX
+def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch):
+    read, write = os.pipe()
+    with open(write, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        aside = Aside()
+        for _ in range(3000):
+            aside.write("x" * 99 + "\n")
+        assert len(os.read(read, 2**20)) > 1000  # and when it is read again
+        aside.write("here\n")
+        assert os.read(read, 2**20).endswith(b"here\n")
+        os.close(read)
+
+
 def test_an_error_that_is_nobodys_mistake_keeps_its_traceback():
     @command("it")
     def main() -> int:
@@ -187,6 +220,17 @@ def test_a_text_goes_into_any_encoding():
 
 
 @POSIX
+def test_a_prompt_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    done = shell(f"$P -m smol.generate --device cpu < {tmp_path}/latin.txt")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert (
+        done.stderr
+        == b"smol.generate: the prompt on stdin is not UTF-8 at byte 3: convert it first\n"
+    )
+
+
+@POSIX
 def test_a_prompt_may_come_through_a_pipe():
     line = "$P -m smol.generate 'Mia found a' --device cpu --seed 1 --max-new-tokens 9"
     want, piped = shell(line).stdout, line.replace("'Mia found a'", "")
@@ -195,11 +239,11 @@ def test_a_prompt_may_come_through_a_pipe():
 
 
 def test_a_conversation_goes_on_after_a_question_that_is_too_long(tmp_path):
-    lines = "word " * 600 + "\nhello\n"
+    lines = "word " * 600 + "\n" + "hello \udcff\n"  # and a byte that is no UTF-8
     line = [sys.executable, "-m", "smol.generate", "--chat", "--model", str(SHIPPED)]
     run = subprocess.run(
         [*line, "--device", "cpu", "--seed", "1", "--max-new-tokens", "5"],
-        input=lines.encode(),
+        input=lines.encode(errors="surrogateescape"),
         capture_output=True,
         cwd=ROOT,
     )

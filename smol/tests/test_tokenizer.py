@@ -840,7 +840,7 @@ def test_values_of_another_type_are_refused(chatty, tmp_path, monkeypatch):
         refused("special tokens must be texts", BPETokenizer.train, ["ab"], 300, special)
     refused("special_tokens must be a list", BPETokenizer.train, ["ab"], 300, None)
     refused("split_digits must be True or False", BPETokenizer.train, ["ab"], 300, (), "no")
-    refused("texts must be a list, got None", BPETokenizer.train, None, 300)
+    refused("texts must be a list of texts, got None", BPETokenizer.train, None, 300)
     refused("split_digits must be True or False", BPETokenizer, {b"a": 0}, [], None, 1)
     refused("special must be True or False", chatty.encode, "a", "no")
     for text, got in ((["a"], "list"), (None, "NoneType"), (3, "int")):
@@ -901,7 +901,7 @@ def test_the_cache_of_words_is_bounded_in_bytes(chatty, monkeypatch):
 
 def test_missing_special_tokens_are_named():
     plain = BPETokenizer.train(["ab"], 257)
-    with pytest.raises(ValueError, match=r"no <\|endoftext\|>: train it as a special token"):
+    with pytest.raises(ValueError, match=r"no <\|endoftext\|>: take one that has, or train it"):
         _ = plain.eos_id
     with pytest.raises(ValueError, match=r"no <\|im_start\|> and no <\|im_end\|>: it cannot chat"):
         plain.apply_chat_template(CHATS[0])

@@ -11,8 +11,8 @@ from sys import getsizeof
 
 import regex
 
-from smol.checks import flag, named, shown, whole
-from smol.files import written_beside
+from smol.checks import flag, path, shown, texts_of, whole
+from smol.files import writable, written_beside
 from smol.pretrained import fetch
 from smol.tokenizer.added import Added, check_ids
 from smol.tokenizer.chat import CHAT_TOKENS, END_OF_TEXT, chat_text
@@ -124,8 +124,8 @@ class BPETokenizer:
                 f"vocab_size {vocab_size} is too small: {len(special)} special tokens and the "
                 f"256 bytes need {len(special) + 256}"
             )
-        if isinstance(texts, str):
-            texts = [texts]  # a string is not meant as an iterable of letters
+        # a string is not meant as an iterable of letters
+        texts = [texts] if isinstance(texts, str) else texts_of("texts", texts)
         counts = Counter()
         for text in _each("texts", texts):
             check_text(text)
@@ -231,7 +231,9 @@ class BPETokenizer:
     def added_id(self, text: str) -> int:
         """The id of a special token or another added one. ValueError where it is none."""
         if text not in self._added.ids:
-            raise ValueError(f"this tokenizer has no {text}: train it as a special token")
+            raise ValueError(
+                f"this tokenizer has no {text}: take one that has, or train it as a special token"
+            )
         return self._added.ids[text]
 
     @property
@@ -255,7 +257,7 @@ class BPETokenizer:
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json (`path` is the file, or the folder to put it in)."""
         file = _json_file(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        writable(file.parent)
         with written_beside(file.parent, file.name) as (part,):
             text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
             part.write_text(text, encoding="utf-8")
@@ -267,9 +269,9 @@ class BPETokenizer:
         Raises FileNotFoundError where there is none, and ValueError, naming the setting, for a
         file that is damaged or describes another kind of tokenizer than this class is.
         """
-        path = Path(named("the tokenizer", path_or_repo_id)).expanduser()
-        if path.exists() or path.suffix == ".json":
-            file = _json_file(path)
+        place = path("the tokenizer", path_or_repo_id)
+        if place.exists() or place.suffix == ".json":
+            file = _json_file(place)
         else:
             file = fetch(path_or_repo_id, ("tokenizer.json",)) / "tokenizer.json"
         if not file.is_file():
@@ -294,9 +296,9 @@ class BPETokenizer:
         return tokenizer
 
 
-def _json_file(path: str | Path) -> Path:
-    path = Path(named("the tokenizer's path", path)).expanduser()
-    return path if path.suffix == ".json" or path.is_file() else path / "tokenizer.json"
+def _json_file(name: str | Path) -> Path:
+    place = path("the tokenizer's path", name)
+    return place if place.suffix == ".json" or place.is_file() else place / "tokenizer.json"
 
 
 def _checked_vocab(vocab: dict[bytes, int]) -> dict[bytes, int]:

@@ -4,24 +4,23 @@ import argparse
 import sys
 
 import smol.train
+from smol.data import FRESH, NAMES
 from smol.device import DEVICES, DTYPES
 from smol.terminal import command
 from smol.train.loop import run
 from smol.train.schedule import SCHEDULES
-from smol.train.settings import PRESETS, TrainConfig
+from smol.train.settings import OPTIMIZERS, PRESETS, TrainConfig
 
 
 @command("smol.train")
 def main() -> int:
-    """Exit status 0 for a run at its end; 1 for one that was stopped, so that a script or a
-    scheduler knows that there is more to do."""
+    """Exit status 0 for a run at its end; 1 for one that was stopped, so that a script, a
+    scheduler and torchrun --max-restarts know that there is more to do."""
     parser = argparse.ArgumentParser(
         prog="python -m smol.train", description=smol.train.__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument(
-        "--data", default="stories", help="stories, fresh, shakespeare, cosmopedia, a path"
-    )
+    parser.add_argument("--preset", choices=PRESETS)
+    parser.add_argument("--data", help=f"{', '.join((*NAMES, FRESH))}, a path")
     parser.add_argument("--out", required=True, help="folder for log and checkpoints")
     parser.add_argument(
         "--resume", action="store_true", help="go on from OUT's last checkpoint, if any"
@@ -40,7 +39,7 @@ def main() -> int:
         ("tokenizer", str),
     ):
         parser.add_argument(f"--{name}", type=kind)
-    parser.add_argument("--optimizer", choices=("adamw", "muon"))
+    parser.add_argument("--optimizer", choices=OPTIMIZERS)
     parser.add_argument("--schedule", choices=SCHEDULES)
     parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--dtype", choices=DTYPES)
@@ -48,7 +47,7 @@ def main() -> int:
     parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
     out, resume = given.pop("out"), given.pop("resume")
-    preset = PRESETS[given["preset"]]
+    preset = PRESETS[given.get("preset", TrainConfig.preset)]
     defaults = {k: getattr(preset, k) for k in ("batch_size", "seq_len", "learning_rate")}
     config = TrainConfig(**{**defaults, **given})
     return 0 if run(config, out, resume)[1] == config.steps else 1

@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 
 from smol.checks import whole as whole_number
-from smol.data import NAMES
+from smol.data import FRESH, NAMES
 from smol.files import on_disk, sha256_of
 from smol.model import SmolLM2
-from smol.pretrained import save_pretrained
+from smol.pretrained import load_pretrained, save_pretrained
+from smol.terminal import out_of_memory, reason
 from smol.train.settings import TrainConfig
+
+REMEDY = "move it away, and --resume takes the one before it"
 
 
 def save_checkpoint(
@@ -33,13 +36,12 @@ def save_checkpoint(
         on_disk(part / "training.pt")
         os.replace(part, folder)
     except (OSError, RuntimeError) as error:  # the latter is how torch.save says "disk full"
-        raise OSError(
-            f"{folder} could not be written ({error}); the last one still stands"
-        ) from error
+        why = reason(error.__cause__ or error)
+        raise OSError(f"{folder} could not be written ({why}); {last_of(out)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for old in checkpoints(out)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # a link, or in somebody's hands: it stays
 
 
 def rehearse(state: dict) -> None:
@@ -51,31 +53,45 @@ def rehearse(state: dict) -> None:
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:  # pickle has many
-        why = str(error).splitlines()[0]
-        raise ValueError(f"what this run would save cannot be saved and loaded: {why}") from error
+        what = f"what this run would save cannot be saved and loaded: {reason(error)}"
+        raise ValueError(what) from error
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The checkpoints of a run, the newest last."""
-    folders = (f for f in out.glob("step-*") if re.fullmatch(r"step-\d+", f.name) and f.is_dir())
+    """The checkpoints of a run, the newest last: not what else is called step-something."""
+
+    def ours(folder: Path) -> bool:
+        files = (folder / "training.pt", folder / "model.safetensors")  # one of them: it is torn
+        return bool(re.fullmatch(r"step-\d{6,}", folder.name)) and any(f.is_file() for f in files)
+
+    folders = filter(ours, out.glob("step-*"))
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def last_of(out: Path) -> str:
+    """In words, what a run that fails now leaves."""
+    old = checkpoints(out)
+    return f"the last checkpoint is {old[-1].name}" if old else "no checkpoint was made yet"
 
 
 def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     """What `save_checkpoint` was given as `state`, with "step"; the weights' file is whole.
 
-    ValueError, naming the checkpoint, where it is torn or was made with other settings.
+    ValueError, naming the checkpoint, where it is torn or was made with other settings; OSError
+    where it cannot be read for another reason, and may be whole.
     """
-    remedy = "delete it, and --resume takes the one before it"
     try:
         state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
         whole = state["weights"] == sha256_of(folder / "model.safetensors")
         made, state["step"] = dict(state["config"]), whole_number("step", state["step"], least=0)
     except Exception as error:  # a cut file fails in many ways
-        raise ValueError(f"{folder} is torn ({type(error).__name__}): {remedy}") from error
+        elsewhere = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        if elsewhere or out_of_memory(error):
+            raise
+        raise ValueError(f"{folder} is torn ({type(error).__name__}): {REMEDY}") from error
     if not whole:
         raise ValueError(
-            f"{folder} is torn (the weights are not those it was saved with): {remedy}"
+            f"{folder} is torn (the weights are not those it was saved with): {REMEDY}"
         )
     now = config.deciding()
     if changed := [k for k in now if made.get(k) != now[k] and not _moved(k, made.get(k), now[k])]:
@@ -86,10 +102,18 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     return state
 
 
+def load_weights(folder: Path) -> SmolLM2:
+    """The model of a checkpoint. ValueError where it is torn."""
+    try:
+        return load_pretrained(folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{folder} is torn ({error}): {REMEDY}") from error
+
+
 def _moved(setting: str, made, now) -> bool:
     """Whether a file was named in another way, or lies elsewhere by now. What it holds is compared
     as well: by `load_state_dict` of the batches."""
-    return setting in ("data", "tokenizer") and not {made, now} & {*NAMES, "fresh", None}
+    return setting in ("data", "tokenizer") and not {made, now} & {*NAMES, FRESH, None}
 
 
 def start_from(
@@ -101,11 +125,10 @@ def start_from(
     FileExistsError where a run is there that is not to be resumed, ValueError where it is past
     the steps of this one (see `load_checkpoint`).
     """
-    old = checkpoints(out)
-    if old and not resume:
-        raise FileExistsError(
-            f"{out} holds a run up to {old[-1].name}: --resume it, or another --out"
-        )
+    old, log = checkpoints(out), out / "metrics.jsonl"
+    if not resume and (old or (log.is_file() and log.stat().st_size)):
+        upto = f"up to {old[-1].name}" if old else "before its first checkpoint"
+        raise FileExistsError(f"{out} holds a run {upto}: --resume it, or another --out")
     if not old:
         return None, None
     state = load_checkpoint(old[-1], config)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from smol.data import (
+    FRESH,
     Corpus,
     FreshStories,
     Stream,
@@ -73,7 +74,7 @@ def reading_of(config: TrainConfig, ranks: Ranks) -> Reading:
         if config.data == "cosmopedia":
             corpus = open_stream(config.data)
         else:
-            corpus = load_corpus("stories" if config.data == "fresh" else config.data)
+            corpus = load_corpus("stories" if config.data == FRESH else config.data)
         tokenizer = tokenizer_of(corpus, config)
         batches = batches_of(corpus, tokenizer, config)
         return Reading(tokenizer, batches, validation_of(corpus, tokenizer, config))
@@ -98,7 +99,7 @@ def batches_of(
 ) -> Windows | Stream | FreshStories:
     """Windows of a corpus on disk, the packed documents of a stream, or whole new stories."""
     size = (config.batch_size, config.seq_len, config.seed)
-    if config.data == "fresh":
+    if config.data == FRESH:
         return FreshStories(tokenizer, *size)
     if isinstance(corpus.train, list):
         return Windows(tokenise(corpus, tokenizer).train, *size)

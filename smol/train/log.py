@@ -12,7 +12,8 @@ import os
 import time
 from pathlib import Path
 
-from smol.files import written_beside
+from smol.checks import path
+from smol.files import on_disk, written_beside
 from smol.terminal import Aside, say
 from smol.train.settings import TrainConfig
 
@@ -20,18 +21,36 @@ from smol.train.settings import TrainConfig
 class Log:
     """metrics.jsonl: an object a line, written at once. A resumed run drops what it repeats.
 
-    A row that cannot be written ends no run: it waits, and goes before the next one.
+    A row that cannot be written ends no run: it waits, and goes before the next one. Nor does a
+    file that somebody has damaged: it is put aside.
     """
 
     def __init__(self, file: Path, after: int):
-        kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
+        try:
+            kept = [row for row in read_log(file) if row["step"] <= after] if file.exists() else []
+        except (ValueError, OSError) as error:
+            aside = file.with_name(f"{file.name}.{time.time_ns()}")
+            os.replace(file, aside)
+            say(f"{error}: it is put aside as {aside.name}, and the log begins here")
+            kept = []
         with written_beside(file.parent, file.name) as (part,):
             part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.file, self._size, self._waiting = file, file.stat().st_size, b""
+        self.file, self._size = file, file.stat().st_size
+        self._waiting, self._failed = b"", False
 
     def add(self, row: dict) -> None:
         """Appends one row, as a line."""
-        failed_before, self._waiting = self._waiting, self._waiting + _line(row)
+        self._waiting += _line(row)
+        self._write()
+
+    def flush(self) -> None:
+        """Appends what still waits and brings all rows to the disk: a checkpoint is there soon,
+        and a run that goes on from it does not write them again."""
+        self._write()
+        with contextlib.suppress(OSError):
+            on_disk(self.file)
+
+    def _write(self) -> None:
         try:
             with open(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as f:
                 # What a full disk took of a row is written over.
@@ -40,10 +59,11 @@ class Log:
                 f.write(self._waiting)
                 f.flush()
                 self._size = f.tell()
-            self._waiting = b""
+            self._waiting, self._failed = b"", False
         except OSError as error:
-            if not failed_before:
+            if not self._failed:
                 say(f"{self.file} cannot be written ({error}): the run goes on, its rows wait")
+            self._failed = True
 
 
 def _line(row: dict) -> bytes:
@@ -53,16 +73,17 @@ def _line(row: dict) -> bytes:
 def read_log(file: str | Path) -> list[dict]:
     """The rows of a metrics.jsonl. A last line that a kill cut short is left out.
 
-    Raises ValueError, with its number, for any other line that is not JSON, or is no row.
+    Raises ValueError, with its number, for any other line that is no row.
     """
     rows = []
-    *lines, last = Path(file).read_bytes().split(b"\n")  # empty, or cut short
+    file = path("the log", file)
+    *lines, last = file.read_bytes().split(b"\n")  # empty, or cut short
     for number, line in enumerate(lines, 1):
         try:
             rows.append(_row(line))
         except ValueError as error:
             raise ValueError(
-                f"{file}: line {number} is not JSON ({error}): delete that line"
+                f"{file}: line {number} is no row of a run ({error}): delete that line"
             ) from error
     with contextlib.suppress(ValueError):  # what lacks its line end only is still a row
         rows.append(_row(last))
@@ -72,7 +93,7 @@ def read_log(file: str | Path) -> list[dict]:
 def _row(line: bytes) -> dict:
     row = json.loads(line)
     if not isinstance(row, dict) or type(row.get("step")) is not int:
-        raise ValueError("no object with a step")
+        raise ValueError("it has no step")
     return row
 
 

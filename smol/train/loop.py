@@ -3,23 +3,30 @@
 import contextlib
 import dataclasses
 import math
+import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from smol.checks import flag, named
+from smol.checks import flag, path, shown
 from smol.data import FreshStories, Stream, Windows
 from smol.device import check_compiler, choose_device, choose_precision
-from smol.files import writable
+from smol.files import locked, writable
 from smol.model import SmolLM2
-from smol.pretrained import load_pretrained
 from smol.terminal import say
 from smol.tokenizer import BPETokenizer
-from smol.train.checkpoint import checkpoints, rehearse, save_checkpoint, start_from
+from smol.train.checkpoint import (
+    last_of,
+    load_weights,
+    rehearse,
+    save_checkpoint,
+    start_from,
+)
 from smol.train.data import Reading, reading_of
 from smol.train.evaluation import sample
 from smol.train.learner import Learner
@@ -47,29 +54,42 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
 
 def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[SmolLM2, int]:
     """What `train` does and gives, and the last step that was taken."""
-    out, resume, ranks = Path(named("out", out)), flag("resume", resume), Ranks.of_torchrun()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config must be a TrainConfig, got {shown(config)}")
+    out, resume, ranks = path("out", out), flag("resume", resume), Ranks.of_torchrun()
     _check_shares(config, ranks)
-    with ranks.joined():
+    with ranks.joined(), contextlib.ExitStack() as held:
         with ranks.agreed():
             device = ranks.own(choose_device(config.device))
             precision = choose_precision(device, config.dtype)
             if config.compile and device.type == "cpu":
                 check_compiler()
             folder, state = start_from(out, config, resume)
+        begin = state["step"] if state else 0
+        if len(steps := set(ranks.gathered(begin))) > 1:
+            raise ValueError(
+                f"the processes find runs of {sorted(steps)} steps in {out}: it must be one "
+                "folder, on a disk that all of them share"
+            )
         torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
         with ranks.agreed():
-            log = _opened(out, config, state, resume) if ranks.rank == 0 else None
+            if ranks.rank == 0:
+                writable(out)
+                held.enter_context(locked(out))
+                if resume and not state:
+                    say(f"{out} holds no checkpoint to resume: the run begins")
         reading = reading_of(config, ranks)
         with ranks.agreed():
             rehearse({"config": config.deciding(), "batches": reading.batches.state_dict()})
-            model = load_pretrained(folder) if state else new_model(config, reading.tokenizer)
+            model = load_weights(folder) if state else new_model(config, reading.tokenizer)
             if state:
                 reading.batches.load_state_dict(state["batches"])
+            log = _opened(out, begin) if ranks.rank == 0 else None  # last: it drops rows
         learner = Learner(model, config, device, precision, ranks)
         if state:
             learner.load_state_dict(state)
             torch.set_rng_state(state["rng"])
-        step = _loop(config, out, learner, reading, log, step=state["step"] if state else 0)
+        step = _loop(config, out, learner, reading, log, begin)
     return model.eval(), step
 
 
@@ -82,6 +102,8 @@ def new_model(config: TrainConfig, tokenizer: BPETokenizer) -> SmolLM2:
 
 
 def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
+    if config.fsdp and "RANK" not in os.environ:
+        raise ValueError("fsdp shares a model among processes: start them with torchrun")
     if config.batch_size % (ranks.size * config.accumulate):
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {ranks.size} processes in "
@@ -89,14 +111,11 @@ def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
-def _opened(out: Path, config: TrainConfig, state: dict | None, resume: bool) -> Log:
-    """The log in `out`, which is made, and freed of what a killed run was in the midst of."""
-    writable(out)
-    for left in out.glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if resume and not state:
-        say(f"{out} holds no checkpoint to resume: the run begins")
-    return Log(out / "metrics.jsonl", after=state["step"] if state else 0)
+def _opened(out: Path, step: int) -> Log:
+    """The log in `out` up to a step, freed of what a killed run was in the midst of writing."""
+    for left in (*out.glob(".step-*.part"), *out.glob(".metrics.jsonl.*.part")):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+    return Log(out / "metrics.jsonl", after=step)
 
 
 def _loop(
@@ -134,6 +153,8 @@ def _loop(
             stop = ranks.any(bool(stopped), learner.device)
             if stop and not due:
                 _measured(learner, nats, targets, norm, step, out)
+            if log and (to_save or stop):
+                log.flush()
             if to_save or stop:
                 _save(config, out, learner, reading, step)
             if due:
@@ -142,7 +163,7 @@ def _loop(
                 why = stopped[0] if stopped else "another process"
                 progress.say(f"stopped by {why} after step {step}, saved: --resume goes on")
                 break
-    progress.say(_seen(batches))
+        progress.say(_seen(batches))
     return step
 
 
@@ -173,10 +194,8 @@ def _measured(
 
 def _check_finite(what: str, value: float, step: int, out: Path) -> None:
     if not math.isfinite(value):
-        old = checkpoints(out)
-        stands = f"the last checkpoint is {old[-1].name}" if old else "no checkpoint was made yet"
         raise ValueError(
-            f"the {what} is {value} at step {step}: take a lower learning rate ({stands})"
+            f"the {what} is {value} at step {step}: take a lower learning rate ({last_of(out)})"
         )
 
 
@@ -192,6 +211,11 @@ def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, st
         model = learner.whole_model()
     with learner.ranks.agreed():
         if learner.ranks.rank == 0:
+            # The step's own loss and norm were finite; of what it made of the weights they say
+            # nothing.
+            for name, weight in model.named_parameters():
+                if not weight.isfinite().all():
+                    _check_finite(f"weight {name}", weight.abs().max().item(), step, out)
             save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
 
 
@@ -204,16 +228,21 @@ def _seen(batches: Windows | Stream | FreshStories) -> str:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[list[str]]:
-    """Yields a list that gets the name of a signal to stop; a second one stops at once.
+    """Yields a list that gets the name of a signal to stop. A second Ctrl-C stops at once: not
+    what comes within a second, for torchrun sends its processes once more what the terminal sent.
 
     SIGHUP comes when the terminal goes, and is left to nohup where that has it ignored.
     """
     stopped: list[str] = []
+    since = 0.0
 
     def note(number, frame):
-        if stopped:
+        nonlocal since
+        if stopped and number == signal.SIGINT and time.monotonic() - since > 1:
             raise KeyboardInterrupt
-        stopped.append(signal.Signals(number).name)
+        if not stopped:
+            stopped.append(signal.Signals(number).name)
+            since = time.monotonic()
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one not on Windows
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -49,6 +49,8 @@ class Ranks(NamedTuple):
         """This process' device: of several GPUs its own."""
         if self.size == 1 or device.type != "cuda":
             return device
+        if self.local >= (count := torch.cuda.device_count()):
+            raise ValueError(f"this machine has {count} GPUs: take --nproc-per-node {count}")
         device = torch.device("cuda", self.local)
         torch.cuda.set_device(device)
         return device
@@ -60,8 +62,9 @@ class Ranks(NamedTuple):
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        store = _store_of_this_start()
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        about = {"store": _store_of_this_start(), "rank": self.rank, "world_size": self.size}
+        # The usual half hour is less than the first one may need to make a large corpus' tokens.
+        dist.init_process_group(backend, timeout=timedelta(days=1), **about)
         try:
             yield
         finally:
@@ -77,19 +80,21 @@ class Ranks(NamedTuple):
 
         Within the block no process may wait for another.
         """
-        failed = None
         try:
             yield
         except Exception as error:
-            failed = f"{type(error).__name__}: {error}"
+            self.gathered(f"{type(error).__name__}: {error}")
             raise
-        finally:
-            if self.size > 1 and (failed or sys.exc_info()[0] is None):
-                said = [None] * self.size
-                dist.all_gather_object(said, failed)
-                others = [f"process {n} failed: {why}" for n, why in enumerate(said) if why]
-                if others and not failed:
-                    raise ValueError(others[0])
+        for number, why in enumerate(self.gathered(None)):
+            if why:
+                raise ValueError(f"process {number} failed: {why}")
+
+    def gathered(self, value) -> list:
+        """What each process has, the first one's first: the same list in all of them."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
 
 
 def _store_of_this_start(patience: float = 300.0) -> dist.Store:

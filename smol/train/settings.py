@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -38,6 +37,7 @@ def _scaled_down(hidden_size: int, layers: int, heads: int) -> SmolLM2Config:
     )
 
 
+OPTIMIZERS = ("adamw", "muon")
 PRESETS = {
     "tiny": Preset(_scaled_down(96, 3, 3), 1024, 8, 256, 6e-3),
     "small": Preset(_scaled_down(192, 4, 3), 2048, 16, 256, 3e-3),
@@ -70,12 +70,12 @@ CHECKS = {
     "batch_size": whole,
     "seq_len": whole,
     "accumulate": whole,
-    "learning_rate": _number("above 0 and finite", lambda rate: 0 < rate < math.inf),
-    "optimizer": _among(("adamw", "muon")),
+    "learning_rate": _number("above 0 and at most 1e30", lambda rate: 0 < rate <= 1e30),
+    "optimizer": _among(OPTIMIZERS),
     "schedule": _among(SCHEDULES),
     "warmup": _part,
     "decay": _part,
-    "weight_decay": _number("0 or more and finite", lambda decay: 0 <= decay < math.inf),
+    "weight_decay": _number("from 0 to 1e6", lambda decay: 0 <= decay <= 1e6),
     "betas": _betas,
     "clip": _number("above 0 (inf = no clipping)", lambda norm: norm > 0),
     "seed": seed,
