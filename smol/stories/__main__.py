@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from smol import stories
+from smol.checks import path, seed, whole
 from smol.stories.card import card
 from smol.stories.grammar import Grammar
 from smol.terminal import command
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Writes data/stories.txt and data/stories.md, or a corpus of your own.",
     )
     parser.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="your own rules and pools, in one file"
+        "file", nargs="?", metavar="FILE", help="your own rules and pools, in one file"
     )
     parser.add_argument("--count", type=int, help=f"how many texts of FILE ({stories.COUNT})")
     parser.add_argument("--seed", type=int, help=f"the same texts for the same ({stories.SEED})")
@@ -40,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         if args.check:
             raise ValueError("--check is for the stories: leave it out, or FILE")
-        count = stories.COUNT if args.count is None else args.count
-        seed = stories.SEED if args.seed is None else args.seed
-        _write_own(args.file, count, seed, args.out or args.file.with_suffix(".jsonl"))
+        file = path("FILE", args.file)
+        count = stories.COUNT if args.count is None else whole("--count", args.count)
+        drawn = stories.SEED if args.seed is None else seed("--seed", args.seed)
+        _write_own(file, count, drawn, args.out or file.with_suffix(".jsonl"))
     return 0
 
 
@@ -63,8 +65,8 @@ def _write_stories(check: bool) -> None:
 
 def _write_own(file: Path, count: int, seed: int, out: Path) -> None:
     """Proves the grammar of a file and writes `count` of its texts, a {"text": …} a line."""
-    if count < 1:
-        raise ValueError(f"--count is {count}: write 1 text or more")
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name the file with your rules and pools")
     if out.suffix.lower() != ".jsonl":
         raise ValueError(f"{out} must end in .jsonl, which is how smol.train knows what it is")
     if out.resolve() == file.resolve():

@@ -101,12 +101,14 @@ def test_the_command_has_defaults(own, capsys):
     ("arguments", "says"),
     [
         (["{own}.txt"], "there is no file .*: check the path"),
-        (["{folder}"], "must end in|directory"),
-        (["{folder}", "--out", "{folder}/a.jsonl"], "irectory|denied"),
-        (["{own}", "--count", "0"], "--count is 0: write 1 text or more"),
+        (["{folder}"], "is a folder: name the file with your rules"),
+        (["{folder}", "--out", "{folder}/a.jsonl"], "is a folder: name the file with your rules"),
+        (["{own}", "--count", "0"], "--count must be 1 or more, got 0"),
         (["{own}", "--out", "my.txt"], "my.txt must end in .jsonl"),
         (["{own}", "--out", "{folder}/no/a.jsonl"], "no could not be written"),
         (["{own}", "--check"], "--check is for the stories"),
+        ([""], "FILE is empty: give a name or a path"),
+        (["{own}", "--seed", "-7"], "--seed must be 0 or more, got -7"),
         (["--count", "3"], "are for a FILE of your own: name it"),
         (["{faulty}"], r"faulty.jsonl is the grammar itself: name another file with --out"),
         (

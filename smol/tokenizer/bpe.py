@@ -52,7 +52,7 @@ class BPETokenizer:
         added_tokens: dict[str, int] | None = None,
         normalized: Collection[str] = (),
     ):
-        self.vocab = _checked_vocab(vocab)
+        self.vocab, merges = _checked_vocab(vocab), _each("merges", merges)
         self.merges = [tuple(pair) if isinstance(pair, list) else pair for pair in merges]
         for rank, pair in enumerate(self.merges):
             if not _is_pair(pair) or not {*pair, b"".join(pair)} <= self.vocab.keys():
@@ -60,6 +60,9 @@ class BPETokenizer:
                     f"merge {rank}, {pair!r:.200}, is no pair of the vocabulary: are merges and "
                     "vocabulary of one tokenizer?"
                 )
+        for name, given in (("special_tokens", special_tokens), ("added_tokens", added_tokens)):
+            if not isinstance(given, dict | None):
+                raise ValueError(f"{name} must be a dict from text to id, got {shown(given)}")
         self.special_tokens = dict(special_tokens or {})
         self.added_tokens = dict(added_tokens or {})
         self.normalized = frozenset(normalized)
