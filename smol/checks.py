@@ -17,9 +17,9 @@ def whole(name: str, value, least: int = 1, most: int | None = None) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be {least} or more, got {value}")
+        raise ValueError(f"{name} must be {least} or more, got {shown(value)}")
     if most is not None and value > most:
-        raise ValueError(f"{name} must be {most} or less, got {value}")
+        raise ValueError(f"{name} must be {most} or less, got {shown(value)}")
     return int(value)
 
 
@@ -97,6 +97,8 @@ def texts_of(name: str, value) -> Iterable:
 
 def shown(value) -> str:
     """A value as a message shows it: itself where that is short, else what it is."""
+    if isinstance(value, int) and value.bit_length() > 2000:  # Python writes out no such numbers
+        return f"a number of {value.bit_length():,} bits"
     if value is None or isinstance(value, str | bytes | int | float | PathLike):
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:60]}…"

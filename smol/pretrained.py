@@ -171,9 +171,9 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
     `AutoModelForCausalLM.from_pretrained(directory)` loads it. A tied head is left out, as in
     the published file. Both files are written beside their places and renamed when both are
     whole and on the disk, so that a full one (OSError) leaves what stood there before. The model
-    may be within torch.compile's, DataParallel's or DDP's wrapper. Raises ValueError for what is
-    no SmolLM2, for one without numbers or in shards, and for a head of its own under a config
-    that ties it.
+    may be within torch.compile's, DataParallel's or DDP's wrapper. Raises ValueError, before
+    anything is written, for what `load_pretrained` would refuse: no SmolLM2, one that is not what
+    its config says, one without numbers or in shards.
     """
     while hasattr(model, "_orig_mod") or hasattr(model, "module"):
         model = getattr(model, "_orig_mod", None) or model.module
@@ -361,11 +361,7 @@ def _all_shards(files: list[Path]) -> list[Path]:
     """Shards whose index is missing say by their names how many there are: all of them, or
     FileNotFoundError."""
     count = files[0].stem.rpartition("-of-")[2]
-    names = (
-        [f"model-{n:05}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
-        if count.isdigit()
-        else []
-    )
+    names = [f"model-{n:05}-of-{len(files):05}.safetensors" for n in range(1, len(files) + 1)]
     if [file.name for file in files] != names:
         raise FileNotFoundError(
             f"{files[0].parent} holds {len(files)} shards of {count} and no "

@@ -85,6 +85,8 @@ def test_what_is_right_comes_back_as_pythons_own():
             lambda: path("n", "~no-such-user/x"),
             "n '~no-such-user/x' names no home: write the whole path",
         ),
+        (lambda: whole("n", -(10**5000)), "n must be 1 or more, got a number of 16,610 bits"),
+        (lambda: number("n", 10**5000, "finite", math.isfinite), "n must be finite, got a number"),
         (lambda: seed("n", -1), "n must be 0 or more, got -1"),
         (lambda: token_ids("n", "abc"), "n must be a list of token ids, got 'abc'"),
         (lambda: token_ids("n", 5), "n must be a list of token ids, got 5"),

@@ -555,6 +555,9 @@ def test_shards_whose_index_is_missing_are_loaded(shards, ours):
     assert_same_weights(load_pretrained(shards), ours)
     sorted(shards.glob("model-*"))[1].unlink()
     refuses(FileNotFoundError, r"holds \d shards of \d+ and no model.safetensors.index", shards)
+    for file in shards.glob("model-*"):  # a name is not believed: all would be counted up to it
+        file.rename(shards / "model-00001-of-99999999999.safetensors")
+    refuses(FileNotFoundError, r"holds 1 shards of 99999999999 and no model", shards)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn], ids=str)
