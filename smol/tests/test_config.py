@@ -218,6 +218,7 @@ def test_what_a_parameter_count_cannot_see_is_as_published():
     heads = {
         name.rpartition("-")[2]: (c.num_attention_heads, c.num_key_value_heads, c.rope_theta)
         for name, (c, *_) in PUBLISHED.items()
+        if not name.endswith("-Instruct")
     }
     assert heads == {"135M": (9, 3, 1e5), "360M": (15, 5, 1e5), "1.7B": (32, 32, 1.3e5)}
 

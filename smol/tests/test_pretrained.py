@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from smol import SmolLM2, SmolLM2Config, load_pretrained, pretrained, save_pretrained
-from smol.pretrained import Published, from_reference, load_reference
+from smol.pretrained import Published, from_reference, load_reference, weights
+from smol.pretrained import reference as reference_module
 from smol.tests.reference import random_ids, tiny_config, tiny_reference
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -202,7 +203,9 @@ def test_a_missing_folder_is_named(name):
 
 
 def test_a_file_is_no_folder(folder):
-    refuses(FileNotFoundError, "is a file: name the folder", folder / "model.safetensors")
+    refuses(
+        FileNotFoundError, "a file: name a .gguf, or the folder", folder / "model.safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -312,12 +315,12 @@ def test_many_keys_are_counted(folder):
 
 def test_a_wrong_shape_is_named(folder):
     edit_weights(folder, **{UP: torch.ones(80, 47)})
-    refuses(ValueError, rf"{UP} is \(80, 47\), config.json wants \(80, 48\)", folder)
+    refuses(ValueError, rf"{UP} is \(80, 47\), the config wants \(80, 48\)", folder)
 
 
 def test_a_head_that_differs_is_not_tied_away(folder):
     edit_weights(folder, **{"lm_head.weight": torch.ones(97, 48)})
-    refuses(ValueError, "head that differs from the embedding, but its config.json ties", folder)
+    refuses(ValueError, "head that differs from the embedding, but its config ties", folder)
 
 
 def test_an_untied_head_may_not_be_missing(folder):
@@ -344,8 +347,10 @@ def publish(monkeypatch, folder, config=None, **known) -> str:
             raise FileNotFoundError(f"{asked} cannot be had")
         return folder
 
+    monkeypatch.delenv("SMOL_WEIGHTS", raising=False)
     monkeypatch.setitem(pretrained.PUBLISHED, name, Published(config or tiny_config(), **known))
-    monkeypatch.setattr(pretrained, "fetch", fetch)
+    for module in (weights, reference_module):
+        monkeypatch.setattr(module, "fetch", fetch)
     return name
 
 
@@ -404,7 +409,7 @@ def test_a_random_reference_follows_its_seed_only(monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_published_reference_says_so(monkeypatch, capsys, folder, ours, dtype):
     reference = load_reference(dtype, publish(monkeypatch, folder))
-    assert reference.weights == "pretrained" and not reference.training
+    assert reference.weights == "published" and not reference.training
     assert capsys.readouterr().out == "someone/tiny: the published weights\n"
     assert reference.dtype == dtype
     assert_same_weights(from_reference(reference), load_pretrained(folder, dtype=dtype))
@@ -436,7 +441,7 @@ def interrupted(tensors, file, **kwargs):
 @pytest.mark.parametrize("failure", [no_space, no_space_in_rust])
 def test_a_full_disk_leaves_the_old_checkpoint(monkeypatch, folder, ours, failure):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    monkeypatch.setattr(pretrained, "save_file", failure)
+    monkeypatch.setattr(weights, "save_file", failure)
     with pytest.raises(OSError, match=r"could not be written .*No space left"):
         save_pretrained(SmolLM2(tiny_config()), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -444,7 +449,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(monkeypatch, folder, ours, failur
 
 
 def test_a_full_disk_can_be_told_from_its_errno(monkeypatch, folder):
-    monkeypatch.setattr(pretrained, "save_file", no_space)
+    monkeypatch.setattr(weights, "save_file", no_space)
     with pytest.raises(OSError) as caught:
         save_pretrained(SmolLM2(tiny_config()), folder)
     assert caught.value.errno == errno.ENOSPC
@@ -462,7 +467,7 @@ def test_what_is_renamed_is_on_the_disk(monkeypatch, tmp_path, ours):
 
 def test_an_interrupted_save_leaves_no_part_behind(monkeypatch, folder):
     before = sorted(folder.iterdir())
-    monkeypatch.setattr(pretrained, "save_file", interrupted)
+    monkeypatch.setattr(weights, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained(SmolLM2(tiny_config()), folder)
     assert sorted(folder.iterdir()) == before
@@ -510,9 +515,11 @@ def test_a_device_that_is_not_here_is_refused(saved, device):
 
 def test_what_the_siblings_configs_say():
     """From their config.json (huggingface.co): a slip here would count them wrong."""
-    small, medium, large = (published.config for published in pretrained.PUBLISHED.values())
+    small, instruct, medium, large = (known.config for known in pretrained.PUBLISHED.values())
+    assert (instruct.bos_token_id, instruct.eos_token_id, instruct.pad_token_id) == (1, 2, 2)
     for config, shape in (
         (small, (576, 1536, 30, 9, 3, 100_000, 1 / 24)),
+        (instruct, (576, 1536, 30, 9, 3, 100_000, 1 / 24)),
         (medium, (960, 2560, 32, 15, 5, 100_000, 0.02)),
         (large, (2048, 8192, 24, 32, 32, 130_000, 0.02)),
     ):

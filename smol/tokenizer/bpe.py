@@ -15,8 +15,9 @@ from smol.checks import flag, path, shown, texts_of, whole
 from smol.files import writable, written_beside
 from smol.pretrained import fetch
 from smol.tokenizer.added import Added, check_ids
-from smol.tokenizer.chat import CHAT_TOKENS, END_OF_TEXT, chat_text
+from smol.tokenizer.chat import CHAT_TOKENS, END_OF_TEXT, chat_text, template_in
 from smol.tokenizer.file import content_of, parts_of
+from smol.tokenizer.gguf import parts_of_gguf
 from smol.tokenizer.merges import apply_merges, learn_merges
 from smol.tokenizer.pieces import (
     DIGITS_PATTERN,
@@ -29,6 +30,9 @@ from smol.tokenizer.pieces import (
 # What is known of words is kept until it takes this many bytes. Longer words are not kept, as in
 # `tokenizers`: a line of DNA or base64 is one "word" that does not come again.
 CACHE_BYTES, LONGEST_KEPT = 64 * 2**20, 256
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 class BPETokenizer:
@@ -92,6 +96,7 @@ class BPETokenizer:
         self._size = max(self._bytes) + 1
         self._cache: dict[str, list[int]] = {}
         self._cache_bytes = 0
+        self.chat_template: str | None = None  # None: ChatML, as SmolLM2-Instruct has it
         self._kept: dict = {"model": {}}  # fields of its file that decide no ids
 
     def __len__(self) -> int:
@@ -221,7 +226,10 @@ class BPETokenizer:
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = False
     ) -> list[int]:
-        """The ids of `chat_text(messages)`. Special tokens in a content count as special."""
+        """The ids of `chat_text(messages)`, by the model's own template where it has one. Special
+        tokens in a content count as special."""
+        if self.chat_template is not None:
+            return self.encode(chat_text(messages, add_generation_prompt, self.chat_template))
         if missing := [text for text in CHAT_TOKENS if text not in self._added.ids]:
             raise ValueError(f"this tokenizer has no {' and no '.join(missing)}: it cannot chat")
         return self.encode(chat_text(messages, add_generation_prompt))
@@ -267,16 +275,20 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path_or_repo_id: str | Path) -> "BPETokenizer":
-        """The tokenizer of a tokenizer.json: the file, its folder, or a hub repository.
+        """The tokenizer of a tokenizer.json (the file, its folder, or a hub repository), or of a
+        .gguf file. From a folder, a repository and a .gguf its chat template comes along.
 
         Raises FileNotFoundError where there is none, and ValueError, naming the setting, for a
         file that is damaged or describes another kind of tokenizer than this class is.
         """
         place = path("the tokenizer", path_or_repo_id)
+        if place.suffix == ".gguf":
+            return cls._from_gguf(place)
         if place.exists() or place.suffix == ".json":
             file = _json_file(place)
         else:
-            file = fetch(path_or_repo_id, ("tokenizer.json",)) / "tokenizer.json"
+            place = fetch(path_or_repo_id, TOKENIZER_FILES)
+            file = place / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: name a tokenizer.json or its folder")
         try:
@@ -284,11 +296,23 @@ class BPETokenizer:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not JSON ({error}): fetch it again") from error
         try:
-            return cls.from_dict(content)
+            tokenizer = cls.from_dict(content)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is no tokenizer.json ({error!r:.200}): mend it") from error
+        tokenizer.chat_template = template_in(place) if place.is_dir() else None
+        return tokenizer
+
+    @classmethod
+    def _from_gguf(cls, file: Path) -> "BPETokenizer":
+        parts, template = parts_of_gguf(file)
+        try:
+            tokenizer = cls(**parts)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        tokenizer.chat_template = template
+        return tokenizer
 
     @classmethod
     def from_dict(cls, content: dict) -> "BPETokenizer":

@@ -1,152 +1,82 @@
-"""Weights in and out: the hub, a local folder, or seeded random weights where there is neither.
-
-A checkpoint is a folder with config.json and safetensors in it. Loading is strict: every key of
-the file has one place in the model, every place gets one key, with the shape it expects. Pickles
-(pytorch_model.bin) run code when they are opened, so they never are.
-"""
+"""A model's weights, loaded strictly and saved whole: a folder with config.json and safetensors,
+or a .gguf."""
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
-from smol.checks import named, path, shown
-from smol.checks import seed as checked_seed
+from smol.checks import path, shown
 from smol.config import SmolLM2Config
 from smol.files import check_hash, writable, written_beside
+from smol.gguf import config_of, read_header, read_tensors, shapes_of
 from smol.model import SmolLM2
-from smol.terminal import reason
+from smol.pretrained.hub import PUBLISHED, Published, fetch
 
-REPO_ID = "HuggingFaceTB/SmolLM2-135M"
-INSTRUCT = f"{REPO_ID}-Instruct"
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
-SHIPPED = Path(__file__).parents[1] / "assets" / "smol-stories"  # trained here, on the stories
-
-
-class Published(NamedTuple):
-    """A model on the hub: its config, and where known the revision and the weights' sha256."""
-
-    config: SmolLM2Config
-    revision: str | None = None
-    sha256: str | None = None
-
-
-# The configs are those of the repositories' config.json. "Known" means checked, not looked up:
-# without a revision the newest is taken, without a sha256 the hub's own check has to do.
-PUBLISHED = {
-    "HuggingFaceTB/SmolLM2-135M": Published(
-        SmolLM2Config(),
-        revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
-        sha256="80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1",
-    ),
-    "HuggingFaceTB/SmolLM2-360M": Published(
-        SmolLM2Config(
-            hidden_size=960,
-            intermediate_size=2560,
-            num_hidden_layers=32,
-            num_attention_heads=15,
-            num_key_value_heads=5,
-            initializer_range=0.02,
-        ),
-    ),
-    "HuggingFaceTB/SmolLM2-1.7B": Published(
-        SmolLM2Config(
-            hidden_size=2048,
-            intermediate_size=8192,
-            num_hidden_layers=24,
-            num_attention_heads=32,
-            num_key_value_heads=32,
-            rope_theta=130_000.0,
-            initializer_range=0.02,
-        ),
-    ),
-}
-
-
-def fetch(
-    directory_or_repo_id: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")
-) -> Path:
-    """The folder of a checkpoint: a local one as it is, a hub repository downloaded or cached.
-
-    Of a repository only the files that `patterns` match are fetched.
-
-    Raises FileNotFoundError, with the remedy, where it is neither on disk nor to be had.
-    """
-    name = named("the model", directory_or_repo_id)
-    folder = path("the model", name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise FileNotFoundError(f"{name} is a file: name the folder that holds config.json")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise FileNotFoundError(f"there is no folder {name}, and it is no owner/name of the hub")
-    if os.environ.get("SMOL_OFFLINE") == "1":
-        raise FileNotFoundError(f"{name} is not fetched: SMOL_OFFLINE=1 is set (unset it)")
-    from huggingface_hub import HfApi, snapshot_download
-
-    wanted = {
-        "revision": PUBLISHED[name].revision if name in PUBLISHED else None,
-        "allow_patterns": list(patterns),
-    }
-    try:
-        # One quick question first: without a network snapshot_download retries for 23 seconds.
-        HfApi().model_info(name, revision=wanted["revision"], timeout=5)
-        return Path(snapshot_download(name, **wanted))
-    except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
-        # Somebody else may have fetched another commit, whose weights are checked all the same.
-        for revision in dict.fromkeys((wanted["revision"], None)):
-            with suppress(OSError, ValueError):
-                cached = {**wanted, "revision": revision, "local_files_only": True}
-                return Path(snapshot_download(name, **cached))
-        raise FileNotFoundError(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub says: "
-            f"{reason(error)}. Go online once, or pass a folder with config.json and "
-            "model.safetensors"
-        ) from error
+SHIPPED = Path(__file__).parents[2] / "assets" / "smol-stories"  # trained here, on the stories
 
 
 def load_pretrained(
-    directory_or_repo_id: str | Path,
+    where: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> SmolLM2:
-    """The SmolLM2 in a folder or a hub repository, in eval mode, in `dtype` on `device`.
+    """The SmolLM2 in a folder, a hub repository or a .gguf file, in eval mode, on `device`.
 
-    Reads one model.safetensors, or the shards that model.safetensors.index.json lists. Raises
+    Reads one model.safetensors, or the shards that model.safetensors.index.json lists. Quantised
+    weights of a .gguf become floats of `dtype`. Raises
     FileNotFoundError for a missing file and ValueError for a config that is no SmolLM2, a
     damaged file, of what came from the hub a hash other than the published one, any key or shape
     that does not fit, a `dtype` that cannot be computed in, and a `device` that is not here.
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:  # the second: no CUDA in PyTorch
         raise ValueError(f"device {device!r} is not to be had here: take 'cpu'") from error
-    directory = fetch(directory_or_repo_id)
+    if path("the model", where).suffix == ".gguf":
+        config, tensors = read_checked(where, dtype, device)
+        return _fill(skeleton(config), tensors, where).eval()
+    directory = fetch(where)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
-    known = _published(directory_or_repo_id)
+    known = _published(where)
     if known and known.sha256:
         for file in files:
             check_hash(file, known.sha256)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in files:
         shard = _read_tensors(file, dtype, device)
         if twice := shard.keys() & tensors.keys():
             raise ValueError(f"{file} holds what another shard holds too: {_some(twice)}")
         tensors.update(shard)
-    if config.num_hidden_layers > len(tensors):  # before a million blocks are made for nothing
+    _check_layers(config, tensors, directory)
+    return _fill(skeleton(config), tensors, directory).eval()
+
+
+def read_checked(
+    file: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[SmolLM2Config, dict[str, torch.Tensor]]:
+    """The config and the weights in a .gguf, whose names and shapes were looked at before any
+    weight was made into floats. ValueError where they do not fit the config."""
+    header = read_header(file)
+    config, shapes = config_of(header), shapes_of(header)
+    _check_layers(config, shapes, file)
+    _check_fit(skeleton(config), shapes, file)
+    return config, read_tensors(header, config, dtype, device)
+
+
+def _check_layers(config: SmolLM2Config, tensors: dict, source) -> None:
+    """ValueError for more layers than tensors, before a million blocks are made for nothing."""
+    if config.num_hidden_layers > len(tensors):
         raise ValueError(
-            f"{directory} does not fit its config.json: {config.num_hidden_layers} layers, and "
+            f"{source} does not fit its config: {config.num_hidden_layers} layers, and "
             f"{len(tensors)} tensors in all"
         )
-    return _fill(skeleton(config), tensors, directory).eval()
 
 
 class _NoInit(TorchFunctionMode):
@@ -196,46 +126,6 @@ def save_pretrained(model: SmolLM2, directory: str | Path) -> None:
         text.write_text(config, encoding="utf-8")
 
 
-def load_reference(
-    dtype: torch.dtype = torch.float32, repo_id: str | Path = REPO_ID, seed: int = 0
-) -> torch.nn.Module:
-    """Hugging Face's own model, in eval mode, and on one printed line which weights it has.
-
-    From the hub or its cache where it can be had; else the same architecture with random weights
-    from `seed`, which serves every comparison but says nothing sensible. `.weights` on the model
-    is "pretrained" or "random". SMOL_OFFLINE=1 asks for the random ones outright.
-    """
-    _check_dtype(dtype)
-    seed = checked_seed("seed", seed)
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    name = str(repo_id)
-    try:
-        directory = fetch(repo_id)
-    except FileNotFoundError:
-        if name not in PUBLISHED:
-            raise
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = LlamaForCausalLM(LlamaConfig(**PUBLISHED[name].config.to_dict()))
-            for key, weight in model.named_parameters():
-                if "norm" in key:  # at 1, as training starts, a norm left out would not show
-                    torch.nn.init.uniform_(weight, 0.5, 1.5)
-        # In fp32 first: the tables of RoPE must not be rounded to bf16 with the weights.
-        weights = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
-        model.load_state_dict(weights, assign=True)
-        model.tie_weights()
-        model.weights = "random"
-        print(f"{name}: random weights, seed {seed} (the hub is out of reach)")
-    else:
-        model = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
-        model.weights = "pretrained"
-        print(f"{name}: {'the published weights' if _published(name) else 'the weights there'}")
-    return model.eval()
-
-
 def from_reference(reference: torch.nn.Module) -> SmolLM2:
     """A SmolLM2 with a copy of a Hugging Face model's config and weights, in its dtype."""
     if not hasattr(reference, "config") or not hasattr(reference, "state_dict"):
@@ -260,13 +150,14 @@ def _check_savable(model: SmolLM2) -> None:
     if any(t.is_meta or hasattr(t, "full_tensor") for t in state.values()):
         raise ValueError("the model has shapes only, or is in shards: gather its weights first")
     for tensor in state.values():
-        _check_dtype(tensor.dtype)
+        check_dtype(tensor.dtype)
     head, table = state["lm_head.weight"], state["embed_tokens.weight"]
     if model.config.tie_word_embeddings and not _same(head, table):
         raise ValueError("the head differs from the embedding, but tie_word_embeddings is true")
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
+def check_dtype(dtype: torch.dtype) -> None:
+    """ValueError for what weights are not kept in here."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):  # float8: no
         raise ValueError(f"dtype must be a float of torch such as torch.bfloat16, got {dtype!r}")
 
@@ -287,25 +178,12 @@ def _file_key(key: str) -> str:
 
 def _fill(model: SmolLM2, tensors: dict[str, torch.Tensor], source) -> SmolLM2:
     """Moves tensors with Hugging Face's keys into a model on the meta device, strictly."""
-    expected = {_file_key(key): tensor.shape for key, tensor in model.state_dict().items()}
+    _check_fit(model, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, source)
     tied = model.config.tie_word_embeddings
-    if tied and "lm_head.weight" not in tensors:
-        del expected["lm_head.weight"]
-    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
-    if missing or unexpected:
-        raise ValueError(
-            f"{source} does not fit its config.json: {_some(missing)} missing, "
-            f"{_some(unexpected)} with no place in the model"
-        )
-    for key, shape in expected.items():
-        if tensors[key].shape != shape:
-            raise ValueError(
-                f"{source}: {key} is {tuple(tensors[key].shape)}, config.json wants {tuple(shape)}"
-            )
     head, table = tensors.get("lm_head.weight"), tensors["model.embed_tokens.weight"]
     if tied and head is not None and not _same(head, table):
         raise ValueError(
-            f"{source} has a head that differs from the embedding, but its config.json ties them "
+            f"{source} has a head that differs from the embedding, but its config ties them "
             "(tie_word_embeddings): one of the two is wrong"
         )
     tensors = {**tensors, "lm_head.weight": table} if tied else tensors
@@ -313,6 +191,22 @@ def _fill(model: SmolLM2, tensors: dict[str, torch.Tensor], source) -> SmolLM2:
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     return model
+
+
+def _check_fit(model: SmolLM2, shapes: dict[str, tuple[int, ...]], source) -> None:
+    """ValueError unless each key of the model has one tensor, of its shape, and none is left."""
+    expected = {_file_key(key): tensor.shape for key, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings and "lm_head.weight" not in shapes:
+        del expected["lm_head.weight"]
+    missing, unexpected = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"{source} does not fit its config: {_some(missing)} missing, "
+            f"{_some(unexpected)} with no place in the model"
+        )
+    for key, shape in expected.items():
+        if shapes[key] != tuple(shape):
+            raise ValueError(f"{source}: {key} is {shapes[key]}, the config wants {tuple(shape)}")
 
 
 def _some(keys: set[str]) -> str:
