@@ -342,7 +342,7 @@ def publish(monkeypatch, folder, config=None, **known) -> str:
     """Makes `folder` (None: not to be had) what the hub holds under the name that is returned."""
     name = "someone/tiny"
 
-    def fetch(asked):
+    def fetch(asked, patterns=()):
         if folder is None:
             raise FileNotFoundError(f"{asked} cannot be had")
         return folder
