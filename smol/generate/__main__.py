@@ -5,7 +5,6 @@ import contextlib
 import os
 import stat
 import sys
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,7 @@ from smol.generate.fast import prepare_for_decoding
 from smol.generate.sampling import check_settings
 from smol.generate.text import as_stop, chat_ends_of, stream
 from smol.model import SmolLM2
-from smol.pretrained import INSTRUCT, SHIPPED, find_reference, load_pretrained
+from smol.pretrained import INSTRUCT, SHIPPED, instruct_files, load_pretrained
 from smol.terminal import command, say
 from smol.tokenizer import BPETokenizer
 
@@ -84,7 +83,9 @@ def _run(args: argparse.Namespace) -> None:
     dtype = choose_dtype(device, args.dtype)
     if args.compile and device.type == "cpu":
         check_compiler()
-    name = named("--model", args.model if args.model is not None else _usual(args.chat))
+    if args.model is None:
+        args.model = instruct_files() if args.chat else SHIPPED
+    name = named("--model", args.model)
     tokenizer, model = BPETokenizer.load(name), load_pretrained(name, dtype, device)
     if device.type == "cpu":
         prepare_for_decoding(model)
@@ -106,18 +107,6 @@ def _run(args: argparse.Namespace) -> None:
         if shipped and prompt:  # its stories all begin after an end of text
             ids = [tokenizer.eos_id, *ids]
         speaker.print_after(prompt or "", ids)
-
-
-def _usual(chat: bool) -> Path:
-    """The model that nobody had to name: the shipped stories, or for a chat the real SmolLM2."""
-    if not chat:
-        return SHIPPED
-    found = find_reference()
-    if found.place is None:
-        raise FileNotFoundError(
-            f"{INSTRUCT} is not to be had here ({found.why}): name a model of your own (--model)"
-        )
-    return found.place
 
 
 class Speaker:

@@ -9,7 +9,12 @@ they never are.
 
 from smol.pretrained.hub import INSTRUCT, PUBLISHED, REPO_ID, Published, fetch
 from smol.pretrained.packaged import packaged
-from smol.pretrained.reference import Found, find_reference, load_reference
+from smol.pretrained.reference import (
+    Found,
+    find_reference,
+    instruct_files,
+    load_reference,
+)
 from smol.pretrained.weights import (
     SHIPPED,
     from_reference,
@@ -28,6 +33,7 @@ __all__ = [
     "fetch",
     "find_reference",
     "from_reference",
+    "instruct_files",
     "load_pretrained",
     "load_reference",
     "packaged",

@@ -67,6 +67,15 @@ def find_reference(
     return Found("random", None, "; ".join(why))
 
 
+def instruct_files(patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> Path:
+    """Where SmolLM2-135M-Instruct lies, for `load_pretrained` and `BPETokenizer.load`: the folder
+    from the hub, or the packaged .gguf. FileNotFoundError, with the remedy, where neither is."""
+    found = find_reference(INSTRUCT, patterns)
+    if found.place is None:
+        raise FileNotFoundError(f"{INSTRUCT} is not to be had ({found.why}): name another model")
+    return found.place
+
+
 def load_reference(
     dtype: torch.dtype = torch.float32, repo_id: str | Path = INSTRUCT, seed: int = 0
 ) -> torch.nn.Module:

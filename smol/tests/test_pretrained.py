@@ -203,9 +203,7 @@ def test_a_missing_folder_is_named(name):
 
 
 def test_a_file_is_no_folder(folder):
-    refuses(
-        FileNotFoundError, "a file: name a .gguf, or the folder", folder / "model.safetensors"
-    )
+    refuses(FileNotFoundError, "a file: name a .gguf, or the folder", folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

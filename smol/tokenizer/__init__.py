@@ -8,7 +8,7 @@ tokens and others), `chat.py` the conversation. `tokenizer.json` is read and wri
 Face's `tokenizers` does (`file.py`), whose ids these are, one for one.
 """
 
-from smol.tokenizer.bpe import BPETokenizer
+from smol.tokenizer.bpe import TOKENIZER_FILES, BPETokenizer
 from smol.tokenizer.chat import (
     CHAT_TEMPLATE,
     CHAT_TOKENS,
@@ -33,6 +33,7 @@ __all__ = [
     "GPT2_PATTERN",
     "SPECIAL_TOKENS",
     "SYSTEM_PROMPT",
+    "TOKENIZER_FILES",
     "BPETokenizer",
     "apply_merges",
     "byte_alphabet",

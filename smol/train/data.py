@@ -17,9 +17,9 @@ from smol.data import (
     padded,
     tokenise,
 )
-from smol.pretrained import INSTRUCT
+from smol.pretrained import instruct_files
 from smol.stories import log_prob
-from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
+from smol.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES, BPETokenizer
 from smol.train.ranks import Ranks
 from smol.train.settings import PRESETS, TrainConfig
 
@@ -89,7 +89,7 @@ def tokenizer_of(corpus: Corpus, config: TrainConfig) -> BPETokenizer:
     """The tokenizer that the run is to use: the one named, or one trained on the corpus."""
     size = PRESETS[config.preset].vocab_size
     if config.tokenizer or size is None:
-        return BPETokenizer.load(config.tokenizer or INSTRUCT)
+        return BPETokenizer.load(config.tokenizer or instruct_files(TOKENIZER_FILES))
     texts = corpus.train if isinstance(corpus.train, list) else corpus.validation
     return BPETokenizer.train(texts, size, SPECIAL_TOKENS)
 
