@@ -178,7 +178,7 @@ def gpu() -> Finding:
 
 def pip() -> Finding:
     """Whether pip gets packages here, from where it is told to: it fetches one of 24 kB."""
-    what = "needed only where a package is missing"
+    what = "needed where a package is missing, and for the real model where the hub is not"
     if os.environ.get("SMOL_OFFLINE") == "1":
         return Finding("pip", "note", f"SMOL_OFFLINE=1 is set: not asked; {what}")
     if importlib.util.find_spec("pip") is None:
@@ -201,18 +201,18 @@ def pip() -> Finding:
 
 
 def hub() -> Finding:
-    """Whether the published weights can be had. Without them all runs, on random ones."""
+    """Whether the published weights can be had."""
     if os.environ.get("SMOL_OFFLINE") == "1":
-        return Finding("hub", "note", "SMOL_OFFLINE=1 is set: random weights, which is enough")
+        return Finding("hub", "note", "SMOL_OFFLINE=1 is set: not asked")
     from huggingface_hub import HfApi
 
-    from smol.pretrained import REPO_ID
+    from smol.pretrained import INSTRUCT
 
     raised: list = [TimeoutError(f"no answer in {WAIT} s")]
 
     def ask():
         try:
-            raised[0] = HfApi().model_info(REPO_ID, timeout=ANSWER) and None
+            raised[0] = HfApi().model_info(INSTRUCT, timeout=ANSWER) and None
         except Exception as error:  # whatever keeps the hub away
             raised[0] = error
 
@@ -221,9 +221,40 @@ def hub() -> Finding:
     thread.start()
     thread.join(WAIT)
     if raised[0] is None:
-        return Finding("hub", "fit", f"{REPO_ID} is in reach")
-    why = f"not in reach ({reason(raised[0])})"
-    return Finding("hub", "note", f"{why}: random weights, which is enough")
+        return Finding("hub", "fit", f"{INSTRUCT} is in reach")
+    return Finding("hub", "note", f"not in reach ({reason(raised[0])})")
+
+
+def weights(pip_answers: bool, hub_answers: bool) -> Finding:
+    """Which weights the notebooks will show: published, packaged, or random ones."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from smol.pretrained import INSTRUCT
+    from smol.pretrained.packaged import in_cache
+    from smol.pretrained.reference import WEIGHTS
+
+    forced = os.environ.get("SMOL_WEIGHTS") or ""
+    if forced not in ("", *WEIGHTS):
+        seen = f"SMOL_WEIGHTS={forced!r:.40} is set: take one of {', '.join(WEIGHTS)}, or unset it"
+        return Finding("weights", "unfit", seen)
+    if forced == "random":
+        return Finding("weights", "note", "SMOL_WEIGHTS=random is set: random ones, to compare")
+    if forced != "packaged":
+        if isinstance(try_to_load_from_cache(INSTRUCT, "model.safetensors"), str):
+            return Finding("weights", "fit", f"published: {INSTRUCT}, in the hub's cache")
+        if hub_answers:
+            return Finding("weights", "fit", f"published: {INSTRUCT}, 270 MB at the first load")
+    if forced != "published":
+        if file := in_cache():
+            return Finding("weights", "fit", f"packaged: the real model in four bits, {file}")
+        if pip_answers:
+            seen = "packaged: the real model in four bits, 93 MB through pip at the first load"
+            return Finding("weights", "fit", f"{seen}, or now: `python -m smol.pretrained`")
+    if forced:
+        seen = f"SMOL_WEIGHTS={forced} is set, and they cannot be had: go online, or unset it"
+        return Finding("weights", "unfit", seen)
+    seen = "random: neither hub nor pip gives the real ones; all runs, and nothing speaks"
+    return Finding("weights", "note", seen)
 
 
 class Probe(NamedTuple):
@@ -327,8 +358,12 @@ def examine() -> Iterator[Finding]:
     yield from tried("disk", disk)
     yield from tried("GPU", gpu)
     yield from tried("compiler", compiler)
-    yield from tried("pip", pip)
-    yield from tried("hub", hub)
+    answers = {}
+    for what, look in (("pip", pip), ("hub", hub)):
+        found = list(tried(what, look))
+        answers[what] = all(finding.verdict == "fit" for finding in found)
+        yield from found
+    yield from tried("weights", weights, answers["pip"], answers["hub"])
     if TIMES.is_file():
         stored = json.loads(TIMES.read_text(encoding="utf-8"))["notebooks"]
         yield from tried("speed", lambda: expected_times(stored, *probe()))

