@@ -9,11 +9,12 @@ token is in `fast.py`. `python -m smol.generate "Once upon a time"` does it in a
 from smol.generate.fast import prepare_for_decoding
 from smol.generate.sampling import keep_min_p, keep_top_k, keep_top_p, penalise, reshape
 from smol.generate.steps import Step, generate, generate_steps, left_pad, padded_layout
-from smol.generate.text import chat, stream
+from smol.generate.text import chat, chat_ends_of, stream
 
 __all__ = [
     "Step",
     "chat",
+    "chat_ends_of",
     "generate",
     "generate_steps",
     "keep_min_p",

@@ -10,16 +10,20 @@ __all__ = ["by_batch", "by_temperature", "filters", "likelihood", "next_tokens",
 
 
 @styled
-def next_tokens(names: list[str], p: list[float], level: float, what: str):
-    """Probabilities of the likeliest next tokens, and the level that the true ones have."""
+def next_tokens(names: list[str], p: list[float], level: float | None = None, what: str = ""):
+    """Probabilities of the likeliest next tokens and, where it is known, the level that the true
+    ones have."""
     fig, ax = figure(8.2, 2.5)
-    ax.bar(range(len(p)), p, color=[BLUE if x > level / 2 else RED for x in p], width=0.75)
-    ax.axhline(level, color=INK, ls="--", lw=1.2)
-    ax.text(len(p) - 0.4, level * 1.04, what, ha="right", va="bottom")
+    border = 0 if level is None else level / 2
+    ax.bar(range(len(p)), p, color=[BLUE if x > border else RED for x in p], width=0.75)
+    if level is not None:
+        ax.axhline(level, color=INK, ls="--", lw=1.2)
+        ax.text(len(p) - 0.4, level * 1.04, what, ha="right", va="bottom")
     ax.set_xticks(range(len(p)), names, rotation=60, ha="right", rotation_mode="anchor")
     ax.set(ylabel="probability", xlim=(-0.6, len(p) - 0.4))
     ax.tick_params(axis="x", length=0)
-    return fig, f"probability of the {len(p)} likeliest next tokens, and a line for {what}"
+    line = f", and a line for {what}" if what else ""
+    return fig, f"probability of the {len(p)} likeliest next tokens{line}"
 
 
 def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
