@@ -39,6 +39,7 @@ from smol.generate import (
 from smol.generate import steps as stepping
 from smol.generate import text as writing
 from smol.pretrained import SHIPPED, from_reference
+from smol.pretrained.packaged import in_cache as packaged_file
 from smol.tests.reference import tiny_config, tiny_reference
 from smol.tests.test_model import random_shape
 
@@ -839,3 +840,44 @@ def test_the_command_prepares_for_a_cpu_and_slides_if_told(monkeypatch, capsys):
         assert run(monkeypatch, longer, "--device", "cpu", "--temperature", "0", *extra) == 0
     assert wanted[3][0] < 200 == wanted[4][0]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "temperature"),
+    [(["x"], 0.8), (["x", "--chat"], 0.0), (["x", "--chat", "--temperature", "0.5"], 0.5)],
+)
+def test_an_answer_takes_the_likeliest_and_a_story_draws(monkeypatch, arguments, temperature):
+    asked = []
+
+    def watched(model, tokenizer, prompt, new, **settings):
+        asked.append(settings["temperature"])
+        return iter(())
+
+    monkeypatch.setattr(command, "stream", watched)
+    assert run(monkeypatch, *arguments, "--model", str(SHIPPED), "--device", "cpu") == 0
+    assert asked == [temperature]
+
+
+def test_who_answers_where_nobody_was_named(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(command, "instruct_files", lambda: asked.append("instruct") or SHIPPED)
+    brief = ("--device", "cpu", "--max-new-tokens", "2")
+    assert run(monkeypatch, "x", *brief) == 0 and asked == []
+    assert run(monkeypatch, "x", "--chat", *brief) == 0 and asked == ["instruct"]
+    monkeypatch.undo()
+    monkeypatch.setenv("SMOL_WEIGHTS", "random")
+    assert run(monkeypatch, "x", "--chat", *brief) == 1
+    error = capsys.readouterr().err
+    assert "SmolLM2-135M-Instruct is not to be had (SMOL_WEIGHTS=random is set)" in error
+
+
+@pytest.mark.skipif(packaged_file() is None, reason="`python -m smol.pretrained` was not run")
+@pytest.mark.parametrize("named", [False, True], ids=["by itself", "a .gguf"])
+def test_the_real_model_answers(monkeypatch, capsys, named):
+    monkeypatch.setenv("SMOL_WEIGHTS", "packaged")
+    which = ["--model", str(packaged_file())] if named else []
+    question = "What is the capital of France?"
+    assert (
+        run(monkeypatch, "--chat", question, "--device", "cpu", "--dtype", "float32", *which) == 0
+    )
+    assert capsys.readouterr().out == "The capital of France is Paris.\n"
