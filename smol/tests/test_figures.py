@@ -65,7 +65,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.architecture(SmolLM2Config())
     figures.parameter_bars({"embed_tokens": 10, "norms": 1})
     figures.weight_histograms({"a": np.zeros(9), "b": np.full(9, 0.1)}, 1 / 24)
-    figures.residual_growth({"x": [1.0, 2.0]})
+    figures.residual_growth({"the first": [1.0, 900.0], "the others": [1.0, 2.0]})
     figures.rope_dials(64, 1e5)
     figures.rope_wavelengths(64, {"θ = 10,000": 1e4}, 8192)
     figures.rope_scores({"θ = 10,000": np.ones(9)})

@@ -23,8 +23,10 @@ from smol.parity import (
     compare,
     ladder,
     plant_unknown,
+    published,
 )
-from smol.pretrained import from_reference
+from smol.pretrained import from_reference, load_pretrained
+from smol.pretrained.packaged import in_cache
 from smol.tests.reference import random_ids, tiny_config, tiny_reference
 
 RUNGS = [
@@ -370,42 +372,49 @@ def test_compare_takes_a_single_number():
 # -- the published numbers --------------------------------------------------------------------
 
 V = 49_152
+KINDS = list(PUBLISHED_NUMBERS)
 
 
 def as_ids(text: str) -> list[int]:
     return [int(token) for token in text.split()]
 
 
-PROMPT, CAPITAL = (as_ids(text) for text, _ in PUBLISHED_NUMBERS)
-GRAVITY = as_ids(" ".join(PUBLISHED_GREEDY))
-FIRST, SECOND = (positions for _, positions in PUBLISHED_NUMBERS)
+VILLAGE, CAPITAL, GRAVITY = map(as_ids, (published.VILLAGE, published.CAPITAL, published.GRAVITY))
+
+
+def places(weights: str):
+    """(text so far, {token: logit}) of each position that has numbers."""
+    for text, positions in PUBLISHED_NUMBERS[weights]:
+        for position, numbers in positions.items():
+            yield tuple(as_ids(text)[: position + 1]), numbers
 
 
 @functools.cache
-def published_table() -> dict[tuple[int, ...], dict[int, float]]:
+def published_table(weights: str = "base") -> dict[tuple[int, ...], dict[int, float]]:
     """{text so far: {token: logit}}, all other logits 0, that agrees with every number.
 
     What the perplexity wants beyond the published positions is spread evenly over the others: a
     target of logit a among V - 1 zeros costs ln(1 + (V - 1) / e^a) nats.
     """
-    table = {}
-    for ids, positions in ((PROMPT, FIRST), (CAPITAL, SECOND)):
-        for position, numbers in positions.items():
-            table[tuple(ids[: position + 1])] = dict(numbers)
-    table[tuple(PROMPT[:1])][PROMPT[1]] = 25.0  # the target of position 0, under its top two
-    targets = PROMPT[1:]
-    nats = len(targets) * math.log(PUBLISHED_PERPLEXITY)
-    for position in FIRST:
-        row = torch.zeros(V, dtype=torch.float64)
-        for token, logit in table[tuple(PROMPT[: position + 1])].items():
-            row[token] = logit
-        nats += row.log_softmax(0)[targets[position]].item()
-    rest = [i for i in range(len(targets)) if i not in FIRST]
-    logit = math.log(V - 1) - math.log(math.expm1(nats / len(rest)))
-    for i in rest:
-        table[tuple(PROMPT[: i + 1])] = {targets[i]: logit}
-    for i in range(len(as_ids(PUBLISHED_GREEDY[0])), len(GRAVITY)):
-        table[tuple(GRAVITY[:i])] = {GRAVITY[i]: 9.0}
+    table = {text: dict(numbers) for text, numbers in places(weights)}
+    if weights in PUBLISHED_PERPLEXITY:
+        nats, rest = (len(VILLAGE) - 1) * math.log(PUBLISHED_PERPLEXITY[weights]), []
+        for i, target in enumerate(VILLAGE[1:], 1):
+            text = tuple(VILLAGE[:i])
+            if text not in table:
+                rest.append((text, target))
+                continue
+            table[text].setdefault(target, min(table[text].values()) - 0.9)
+            row = torch.zeros(V, dtype=torch.float64)
+            for token, logit in table[text].items():
+                row[token] = logit
+            nats += row.log_softmax(0)[target].item()
+        logit = math.log(V - 1) - math.log(math.expm1(nats / len(rest)))
+        table.update({text: {target: logit} for text, target in rest})
+    if weights in PUBLISHED_GREEDY:
+        whole = GRAVITY + as_ids(PUBLISHED_GREEDY[weights])
+        for i in range(len(GRAVITY), len(whole)):
+            table[tuple(whole[:i])] = {whole[i]: 9.0}
     return table
 
 
@@ -421,71 +430,107 @@ def speak_from(table):
     return logits
 
 
-def failed_rows(table) -> list[str]:
-    return [what for what, _, _, agrees in check_published(speak_from(table)) if not agrees]
+def failed_rows(table, weights: str) -> list[str]:
+    rows = check_published(speak_from(table), weights)
+    return [what for what, _, _, agrees in rows if not agrees]
 
 
-def test_the_published_numbers_agree_with_themselves():
-    rows = check_published(speak_from(published_table()))
+@pytest.mark.parametrize("weights", KINDS)
+def test_the_published_numbers_agree_with_themselves(weights):
+    rows = check_published(speak_from(published_table(weights)), weights)
     assert all(agrees for *_, agrees in rows), rows
-    logits = [logit for _, positions in PUBLISHED_NUMBERS for logit in positions.values()]
-    assert len(rows) == sum(map(len, logits)) + 2
+    whole = (weights in PUBLISHED_PERPLEXITY) + (weights in PUBLISHED_GREEDY)
+    assert len(rows) == sum(len(numbers) for _, numbers in places(weights)) + whole
+    if whole:
+        assert [what for what, *_ in rows[-2:]] == ["perplexity", "greedy tokens equal"]
+
+
+def test_without_a_word_the_numbers_are_the_base_models():
+    rows = check_published(speak_from(published_table("base")))
     assert rows[0][:2] == ("position 0, logit of 346", 26.3904)
-    assert [what for what, *_ in rows[-2:]] == ["perplexity", "greedy tokens equal"]
+    assert all(agrees for *_, agrees in rows)
 
 
-def altered(text: list[int], changes: dict[int, float]):
-    table = dict(published_table())
+@pytest.mark.parametrize("weights", ["random", "local", "", None])
+def test_of_other_weights_nothing_is_known(weights):
+    with pytest.raises(ValueError, match=r"weights .* is none of base, published, packaged"):
+        check_published(speak_from({}), weights)
+
+
+def altered(weights: str, text: list[int], changes: dict[int, float]):
+    table = dict(published_table(weights))
     table[tuple(text)] = {**table.get(tuple(text), {}), **changes}
     return table
 
 
 @pytest.mark.parametrize(
-    "text, token, logit",
+    "weights, text, token, logit",
     [
-        (text[: position + 1], token, logit)
-        for text, positions in ((PROMPT, FIRST), (CAPITAL, SECOND))
-        for position, numbers in positions.items()
+        (weights, text, token, logit)
+        for weights in KINDS
+        for text, numbers in places(weights)
         for token, logit in numbers.items()
     ],
 )
 @pytest.mark.parametrize("error", [0.003, -0.003])
-def test_one_logit_that_is_off_fails_its_row(text, token, logit, error):
+def test_one_logit_that_is_off_fails_its_row(weights, text, token, logit, error):
     row = f"position {len(text) - 1}, logit of {token}"
-    assert failed_rows(altered(text, {token: logit + error})) == [row]
-    assert failed_rows(altered(text, {token: logit + error / 3})) == []
+    assert failed_rows(altered(weights, text, {token: logit + error}), weights) == [row]
+    assert failed_rows(altered(weights, text, {token: logit + error / 3}), weights) == []
 
 
-def test_another_top_token_fails_its_rows():
+@pytest.mark.parametrize("weights", KINDS)
+def test_another_top_token_fails_its_rows(weights):
     """Every published logit is right, and the model would still say something else."""
-    rows = [f"position 4, logit of {token}" for token in SECOND[4]]
-    assert failed_rows(altered(CAPITAL, {7: 14.1})) == rows
+    numbers = dict(places(weights))[tuple(CAPITAL)]
+    other = altered(weights, CAPITAL, {7: max(numbers.values()) + 0.1})
+    assert failed_rows(other, weights) == [f"position 4, logit of {token}" for token in numbers]
 
 
-def test_a_perplexity_that_is_off_fails_its_row():
-    text, target = PROMPT[:10], PROMPT[10]
-    logit = published_table()[tuple(text)][target]
-    assert failed_rows(altered(text, {target: logit + 0.01})) == ["perplexity"]
+@pytest.mark.parametrize("weights", PUBLISHED_PERPLEXITY)
+def test_a_perplexity_that_is_off_fails_its_row(weights):
+    text, target = VILLAGE[:10], VILLAGE[10]
+    logit = published_table(weights)[tuple(text)][target]
+    assert failed_rows(altered(weights, text, {target: logit + 0.01}), weights) == ["perplexity"]
 
 
+@pytest.mark.parametrize("weights", PUBLISHED_GREEDY)
 @pytest.mark.parametrize("position", [3, 12, 22])
-def test_one_greedy_token_that_is_off_fails_its_row(position):
-    assert failed_rows(altered(GRAVITY[:position], {7: 10.0})) == ["greedy tokens equal"]
+def test_one_greedy_token_that_is_off_fails_its_row(weights, position):
+    text = (GRAVITY + as_ids(PUBLISHED_GREEDY[weights]))[:position]
+    assert failed_rows(altered(weights, text, {7: 10.0}), weights) == ["greedy tokens equal"]
 
 
 def test_a_random_model_fails_every_row():
     torch.manual_seed(0)
     model = smol.model.SmolLM2(tiny_config(vocab_size=V))
-    assert not any(agrees for *_, agrees in check_published(model))
+    for weights in KINDS:
+        assert not any(agrees for *_, agrees in check_published(model, weights))
+
+
+def test_the_packaged_model_agrees_and_one_with_a_bug_does_not():
+    """With θ = 10,000 it has the lower perplexity, and no logit is right."""
+    if (file := in_cache()) is None:
+        pytest.skip("the packaged weights are not in the cache: python -m smol.pretrained")
+    model = load_pretrained(file)
+    rows = check_published(model, "packaged")
+    assert all(agrees for *_, agrees in rows), rows
+    rows = check_published(MUTANTS["theta_10000"](model), "packaged")
+    agree = {what for what, _, _, agrees in rows if agrees}
+    assert agree <= {"greedy tokens equal"}, rows
+    ((wanted, got),) = [row[1:3] for row in rows if row[0] == "perplexity"]
+    assert got < wanted
 
 
 def test_notebook_1_prints_the_published_numbers():
-    """Its table and the constants were typed in twice: a slip in one would show."""
+    """Its tables and the constants were typed in twice: a slip in one would show."""
     notebook = Path(smol.model.__file__).parents[1] / "notebooks" / "01_inspect.ipynb"
     page = "".join(c.source for c in nbformat.read(notebook, as_version=4).cells)
-    (_, story), (_, capital) = PUBLISHED_NUMBERS
     names = {346: "you", 260: "the", 253: "a", 655: "time", 7042: "Paris", 3807: "located"}
-    for token, logit in [p for row in (*story.values(), *capital.values()) for p in row.items()]:
-        shown = map(float, re.findall(rf"·{names[token]} (\d+\.\d{{3}})", page))
-        assert any(abs(number - logit) < 6e-4 for number in shown), (names[token], logit)
-    assert f"is {PUBLISHED_PERPLEXITY:.4f}" in page
+    names.update({4528: "London", 2250: "Le"})
+    for weights in KINDS:
+        for token, logit in [p for _, numbers in places(weights) for p in numbers.items()]:
+            shown = map(float, re.findall(rf"·{names[token]} (\d+\.\d{{3}})", page))
+            assert any(abs(number - logit) < 6e-4 for number in shown), (names[token], logit)
+    for perplexity in PUBLISHED_PERPLEXITY.values():
+        assert f"{perplexity:.4f}" in page

@@ -1,6 +1,7 @@
 """The figures of notebook 1: where the parameters are, and how large the numbers."""
 
 import math
+import re
 
 import numpy as np
 
@@ -41,26 +42,40 @@ def parameter_bars(groups: dict[str, int]):
 
 
 @styled
-def weight_histograms(samples: dict[str, np.ndarray], std: float):
-    """The distribution of some tensors' entries beside the normal they started from."""
-    fig, axes = figure(8.6, 2.3, len(samples), sharey=True)
-    grid = np.linspace(-4 * std, 4 * std, 200)
+def weight_histograms(samples: dict[str, np.ndarray], std: float, widest: float = 0.6):
+    """The distribution of some tensors' entries, up to `widest`, beside the normal of `std` that
+    they started from.
+
+    The bins are wide on purpose: weights of four bits lie on steps, which finer bins would show.
+    """
+    fig, axes = figure(8.6, 2.6, len(samples), sharey=True)
+    grid = np.linspace(-widest, widest, 600)
     normal = np.exp(-((grid / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
     for ax, (name, values) in zip(axes, samples.items(), strict=True):
-        ax.hist(values, bins=80, range=(-4 * std, 4 * std), density=True, color=SKY)
-        ax.plot(grid, normal, color=INK, lw=1.2)
-        ax.set(title=name, yticks=[], xticks=[-0.1, 0, 0.1], xlabel="a weight")
+        bins = np.linspace(-widest, widest, 62)
+        share = np.histogram(values, bins)[0] / len(values) / np.diff(bins)
+        ax.stairs(share, bins, fill=True, color=SKY, label="now")
+        ax.plot(grid, normal, color=INK, lw=1, label="at the start")
+        ax.set(title=re.sub(r"(\d)\.", r"\1\n", name), yticks=[], xlabel="value of a weight")
         ax.spines["left"].set_visible(False)
+    axes[0].set_ylabel("how many have it")
+    axes[0].legend(fontsize=8, handlelength=1, loc="upper right", borderaxespad=0)
     return fig, f"histograms of {len(samples)} tensors against a normal of standard deviation 1/24"
 
 
 @styled
 def residual_growth(sizes: dict[str, list[float]]):
     """The RMS of the residual stream after the embedding and after every block."""
-    fig, ax = figure(7.6, 2.6)
+    fig, ax = figure(7.6, 2.9)
     for color, (name, values) in zip(PALETTE, sizes.items(), strict=False):
         ax.plot(range(len(values)), values, "o-", color=color, ms=4, label=name)
-    ax.set(xlabel="blocks passed", ylabel="RMS", yscale="log", title="Size of a token's vector")
+    ax.set(
+        xlabel="blocks passed (0: as the embedding gives it)",
+        ylabel="size of its vector (RMS)",
+        yscale="log",
+        title="How large a token's vector becomes",
+    )
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y")
     if len(sizes) > 1:
         ax.legend()
