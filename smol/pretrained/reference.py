@@ -125,6 +125,9 @@ def _seeded(config, seed: int, dtype: torch.dtype) -> torch.nn.Module:
         for key, weight in model.named_parameters():
             if "norm" in key:  # at 1, as training starts, a norm left out would not show
                 torch.nn.init.uniform_(weight, 0.5, 1.5)
+        if config.pad_token_id is not None:  # transformers begins that row with zeros
+            row = model.model.embed_tokens.weight.data[config.pad_token_id]
+            torch.nn.init.normal_(row, std=config.initializer_range)
     # In fp32 first: the tables of RoPE must not be rounded to bf16 with the weights.
     weights = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
     model.load_state_dict(weights, assign=True)
