@@ -1,6 +1,7 @@
 """Right answers to the exercises, most with switches that make of them the likely mistakes."""
 
 import codecs
+import struct
 from itertools import pairwise
 
 import torch
@@ -44,6 +45,13 @@ def unmoved(model, ids, change=1):
     other = ids.clone()
     other[:, -1] = (other[:, -1] + change) % 256
     return torch.equal(model(other)[:, :-1], model(ids)[:, :-1])
+
+
+def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False):
+    d, m = struct.unpack(fp16, block[:4])[:: -1 if swapped else 1]
+    low, high = [byte & 15 for byte in block[4:]], [byte >> 4 for byte in block[4:]]
+    q = [x for pair in zip(low, high, strict=True) for x in pair] if neighbours else low + high
+    return [d * x + m * minimum for x in q]
 
 
 def interleave(weight, heads):

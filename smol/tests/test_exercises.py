@@ -44,6 +44,7 @@ from smol.tests.answers import (
     speculate,
     speculate_anew,
     unmoved,
+    unpack_q4_1,
     until,
     until_all_is_there,
     until_held_back_too_much,
@@ -250,6 +251,19 @@ EXERCISES = {
         unmoved,
         [lambda m, i: True, lambda m, i: False, lambda m, i: unmoved(m, i, 0)],
     ),
+    "unpack_q4_1": (
+        unpack_q4_1,
+        [
+            lambda b: unpack_q4_1(b, neighbours=True),
+            lambda b: unpack_q4_1(b, swapped=True),
+            lambda b: unpack_q4_1(b, fp16=">ee"),
+            lambda b: unpack_q4_1(b, minimum=False),
+            lambda b: unpack_q4_1(b, minimum=-1),
+            lambda b: unpack_q4_1(b[:4] + bytes(16 * (x & 15) + x // 16 for x in b[4:])),
+            lambda b: torch.tensor(unpack_q4_1(b)).half(),
+            lambda b: unpack_q4_1(b)[:16],
+        ],
+    ),
 }
 
 
@@ -407,6 +421,8 @@ def test_a_right_list_is_right_whatever_holds_it():
         ("whole_characters", lambda *a: tuple(whole_characters(*a))),
         ("count_pairs", lambda *a: {k: torch.tensor(n) for k, n in count_pairs(*a).items()}),
         ("safe_turn", lambda *a: np.array(safe_turn(*a))),
+        ("unpack_q4_1", lambda *a: torch.tensor(unpack_q4_1(*a))),
+        ("unpack_q4_1", lambda *a: map(np.float32, unpack_q4_1(*a))),
     ):
         assert verdict_on(CHECKS[name], answer) == "correct", name
 
@@ -423,6 +439,21 @@ def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
     module = importlib.import_module(f"smol.lesson.checks.{file.stem[3:]}")
     used = set(re.findall(r"^check_(\w+)\(", code, re.MULTILINE))
     assert used == set(checks_of(module)) != set()
+
+
+def test_the_mistakes_with_four_bits_are_named():
+    for answer, said in (
+        (lambda b: unpack_q4_1(b, neighbours=True), "a byte's two halves are weights i and i +"),
+        (lambda b: unpack_q4_1(b, swapped=True), "d and m are exchanged"),
+        (lambda b: unpack_q4_1(b, fp16=">ee"), "fp16 is read with its high byte first"),
+        (lambda b: unpack_q4_1(b, minimum=False), "the minimum is missing"),
+        (lambda b: unpack_q4_1(b, minimum=-1), "the minimum is added, not subtracted"),
+        (lambda b: [float(np.float16(w)) for w in unpack_q4_1(b)], "close, but not to the bit"),
+        (lambda b: unpack_q4_1(b)[:31], "a block has 32 weights, your answer 31"),
+        (lambda b: ["a"] * 32, "weight 0 is a str, a number is wanted"),
+        (lambda b: [0.0] * 32, "weight 0 is 0, should be "),
+    ):
+        assert verdict_on(CHECKS["unpack_q4_1"], answer).startswith(f"not yet: {said}")
 
 
 def test_diagnosis(capsys):

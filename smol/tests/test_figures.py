@@ -73,6 +73,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.matrices({"mask": np.tril(np.ones((4, 4)))})
     figures.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
     figures.divergence({"a": [0.0, 1.0]})
+    figures.lens([" ", " ", "\n", " a"], [900, 40, 2, 1], " a")
     figures.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
     trained = BPETokenizer.train(["marmalade marmalade"], 270)
     figures.pipeline(trained, "one marmalade")
@@ -94,7 +95,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
-    assert len(shown) == 31
+    assert len(shown) == 32
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

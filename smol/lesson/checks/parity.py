@@ -1,10 +1,13 @@
-"""The checks of notebook 3: a loss, a test of causality, a planted bug found, a bug of one's own.
+"""The checks of notebook 3: a loss, a test of causality, a planted bug found, a bug of one's own,
+weights read out of four bits.
 
 And `answer_key`, for who teaches by the planted bugs: `python -m smol.lesson` prints it.
 """
 
+import struct
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -64,6 +67,55 @@ def check_own_mutant(edit, caught_by: Callable):
     early = [name for name in others if checks[name]]
     expect(not early, f"it is caught without the ladder, by: {', '.join(early)}")
     expect(checks[last], "the ladder does not see it either: is it a bug at all?")
+
+
+@exercise
+def check_unpack_q4_1(unpack_q4_1):
+    for d, m in ((0.5, -3.0), (0.013053894, -0.090332031), (0.0087, 0.0302)):
+        q = torch.randint(16, (32,)).numpy()
+        block = struct.pack("<ee", d, m) + bytes((q[:16] | q[16:] << 4).tolist())
+        weights = ask(kind.items, unpack_q4_1, block)
+        expect(len(weights) == 32, f"a block has 32 weights, your answer {len(weights)}")
+        numbers = [kind.number(w, f"weight {i}") for i, w in enumerate(weights)]
+        with np.errstate(over="ignore"):
+            got = np.array(numbers, dtype=np.float64).astype(np.float32)
+        want = _dequantised(block)
+        if (got == want).all():
+            continue
+        for mistake, wrong in _mistakes(block, q).items():
+            expect(not np.array_equal(got, wrong, equal_nan=True), mistake)
+        near = np.allclose(got, want, rtol=1e-3, atol=1e-3 * d)
+        expect(
+            not near, "close, but not to the bit: make d and m longer than fp16 before you compute"
+        )
+        at = int((got != want).argmax())
+        expect(False, f"weight {at} is {got[at]:.6g}, should be {want[at]:.6g}")
+
+
+def _dequantised(block: bytes) -> np.ndarray:
+    """The 32 weights by the library, in fp32."""
+    from gguf import GGMLQuantizationType, dequantize
+
+    return dequantize(np.frombuffer(block, np.uint8)[None], GGMLQuantizationType.Q4_1)[0]
+
+
+def _mistakes(block: bytes, q: np.ndarray) -> dict[str, np.ndarray]:
+    """The likely ones: what to say, and the weights that one gets by it."""
+    d, m = np.frombuffer(block[:4], "<f2").astype(np.float32)
+    with np.errstate(all="ignore"):  # some bytes the wrong way round are no number
+        back_d, back_m = np.frombuffer(block[:4], ">f2").astype(np.float32)
+        back = back_d * q + back_m
+    neighbours = q.reshape(2, 16).T.flatten()
+    return {
+        "a byte's two halves are weights i and i + 16, not neighbours: all low halves come "
+        "first": d * neighbours + m,
+        "the high and the low half of each byte are exchanged": d * np.roll(q, 16) + m,
+        "d and m are exchanged: the scale comes first": m * q + d,
+        'fp16 is read with its high byte first: the low one comes first, "<e"': back,
+        "the minimum is missing: w = d·q + m": d * q,
+        "the minimum is added, not subtracted": d * q - m,
+        "q goes from 0 to 15: with a minimum, no 8 is taken off": d * (q - 8.0) + m,
+    }
 
 
 def answer_key(seed: int) -> str:

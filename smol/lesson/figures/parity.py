@@ -1,11 +1,12 @@
-"""The figures of notebook 3: where models part, and which check catches which bug."""
+"""The figures of notebook 3: where models part, which check catches which bug, what the logit lens
+shows."""
 
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from smol.lesson.figures.style import BLUE, PALETTE, SOFT, figure, styled
+from smol.lesson.figures.style import BLUE, FAINT, INK, PALETTE, SOFT, figure, styled
 
-__all__ = ["bug_table", "divergence"]
+__all__ = ["bug_table", "divergence", "lens"]
 
 
 @styled
@@ -47,3 +48,42 @@ def bug_table(caught: dict[str, dict[str, bool]]):
         ax.tick_params(which="both", length=0)
         ax.spines[:].set_visible(False)
     return fig, f"{len(bugs)} bugs against {len(checks)} checks: {', '.join(checks)}"
+
+
+@styled
+def lens(first: list[str], places: list[int], answer: str):
+    """The first choice after each block, and the place of the last block's choice among all."""
+    fig, ax = figure(9.6, 3.6)
+    blocks = range(len(first))
+    ax.semilogy(blocks, places, "o-", color=BLUE, ms=4)
+    ax.set_ylim(100_000, 0.6)  # the first place is on top
+    ticks = [1, 10, 100, 1000, 10_000]
+    ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xticks(blocks, [str(i) for i in blocks], fontsize=8.5)
+    ax.set(xlabel="after block", ylabel=f"place of “{answer.strip()}”")
+    ax.grid(axis="y")
+    above = ax.get_xaxis_transform()
+    for i, word in enumerate(first):
+        color = BLUE if word == answer else INK
+        look = {"rotation": 90, "fontsize": 10} if len(word) > 1 else {"fontsize": 13}
+        look |= {"ha": "center", "va": "bottom", "color": color, "transform": above}
+        ax.text(i, 1.03, _visible(word), **look)
+        ax.axvline(i, color=FAINT, lw=0.6, zorder=0)
+    ax.set_title("first choice after each block (␣ is a space)", pad=50, fontsize=9.5, color=SOFT)
+    runs = [[first[0], 0, 0]]  # a choice, and the blocks from and to which it stays
+    for i, word in enumerate(first[1:], 1):
+        if word == runs[-1][0]:
+            runs[-1][2] = i
+        else:
+            runs.append([word, i, i])
+    said = ", ".join(f"“{_visible(word)}” after {_span(a, b)}" for word, a, b in runs)
+    return fig, f"first choice: {said}; place of the last: {places[0]:,} to {places[-1]:,}"
+
+
+def _visible(word: str) -> str:
+    return word.replace(" ", "␣").replace("\n", "↵")
+
+
+def _span(a: int, b: int) -> str:
+    return str(a) if a == b else f"{a}–{b}"
