@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # These take the longest after the notebooks: begun last, one process would wait for the other.
-FIRST = ("test_train.py", "test_hub.py", "test_generate.py", "test_bench.py")
+FIRST = ("test_real.py", "test_train.py", "test_hub.py", "test_generate.py", "test_bench.py")
 
 
 def pytest_collection_modifyitems(items):

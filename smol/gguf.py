@@ -7,6 +7,7 @@ the library's reader believes every count in it (2⁶³ strings in a file of a k
 three seconds over the texts of a vocabulary. (Format: ggml's docs/gguf.md.)
 """
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -93,7 +94,10 @@ def read_header(file: str | Path) -> Header:
         if walk.take(4) != MAGIC:
             raise ValueError(f"{file} is no GGUF: it does not begin with the letters GGUF")
         if (version := walk.number("I")) not in VERSIONS:
-            raise ValueError(f"{file} is GGUF of version {version}, known are 2 and 3: convert it")
+            what = "in big-endian order" if not version % 2**16 else f"of version {version}"
+            raise ValueError(
+                f"{file} is GGUF {what}, known are versions 2 and 3, little-endian: convert it"
+            )
         tensors, keys = walk.count("tensors", 24), walk.count("keys", 13)
         fields: dict = {}
         for _ in range(keys):
@@ -191,9 +195,7 @@ class _Walk:
         if kind not in list(GGMLQuantizationType):
             raise ValueError(f"{self.file}: {name!r:.80} is of an unknown type, {kind}")
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        number = 1
-        for n in shape:
-            number *= n
+        number = math.prod(shape)
         if shape[-1] % block or not number:
             raise ValueError(
                 f"{self.file}: {name!r:.80} is {list(shape)!s:.90}, no whole "
@@ -246,23 +248,31 @@ def config_of(header: Header) -> SmolLM2Config:
 
 def _plain(value):
     """A number of 32 bits as it was meant: 1e-5, which it writes as 9.999999747378752e-06."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    with np.errstate(over="ignore"):  # a larger one becomes infinite, which no config may hold
+        return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def shapes_of(header: Header) -> dict[str, tuple[int, ...]]:
-    """The tensors' shapes by Hugging Face's names; what has none keeps its own."""
-    return {_key(name): place.shape for name, place in header.tensors.items()}
+    """The tensors' shapes by Hugging Face's names. ValueError for one that has no such name."""
+    shapes = {}
+    for name, place in header.tensors.items():
+        if (key := _key(name)) is None:
+            raise ValueError(
+                f"{header.file} is no SmolLM2: its tensor {name!r:.80} has no place in the model"
+            )
+        shapes[key] = place.shape
+    return shapes
 
 
-def _key(name: str) -> str:
-    """Hugging Face's name for a tensor of llama.cpp's."""
+def _key(name: str) -> str | None:
+    """Hugging Face's name for a tensor of llama.cpp's; None where it is none of theirs."""
     part, _, ending = name.rpartition(".")
     if part in NAMES:
         return f"{NAMES[part]}.{ending}"
     block, _, rest = part.removeprefix("blk.").partition(".")
     if part.startswith("blk.") and rest in BLOCK_NAMES:
         return f"model.layers.{block}.{BLOCK_NAMES[rest]}.{ending}"
-    return name
+    return None
 
 
 def read_gguf(
@@ -270,11 +280,11 @@ def read_gguf(
 ) -> tuple[SmolLM2Config, dict[str, torch.Tensor]]:
     """The config in a .gguf, and its weights by Hugging Face's names as floats of `dtype`.
 
-    Raises what `read_header`, `config_of` and `read_tensors` do. Whether the weights are those of
-    the config, `load_pretrained` looks.
+    Raises what `read_header`, `config_of`, `shapes_of` and `read_tensors` do. Whether the weights
+    are all there and those of the config, `load_pretrained` looks.
     """
     header = read_header(file)
-    config = config_of(header)
+    config, _ = config_of(header), shapes_of(header)
     return config, read_tensors(header, config, dtype, device)
 
 
@@ -307,5 +317,8 @@ def read_tensors(header: Header, config: SmolLM2Config, dtype, device) -> dict[s
 
 def halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of q or k from llama.cpp's order, RoPE's pairs side by side (0, 1), (2, 3), …, into
-    Hugging Face's: the first of all pairs, then the second of all."""
+    Hugging Face's: the first of all pairs, then the second of all. ValueError for rows that are
+    no pairs of so many heads."""
+    if weight.dim() != 2 or len(weight) % (2 * heads):
+        raise ValueError(f"{list(weight.shape)} weights are no rows of {heads} heads in pairs")
     return weight.view(heads, -1, 2, weight.size(-1)).transpose(1, 2).reshape(weight.shape)

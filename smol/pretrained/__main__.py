@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from smol.pretrained.packaged import packaged
+from smol.pretrained.wheel import packaged
 from smol.terminal import command
 
 

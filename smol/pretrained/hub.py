@@ -99,7 +99,10 @@ def fetch(
         for revision in dict.fromkeys((wanted["revision"], None)):
             with suppress(OSError, ValueError):
                 cached = {**wanted, "revision": revision, "local_files_only": True}
-                return Path(snapshot_download(name, **cached))
+                found = Path(snapshot_download(name, **cached))
+                # Somebody may have fetched the tokenizer alone.
+                if "*.safetensors" not in patterns or any(found.glob("*.safetensors")):
+                    return found
         if offline():
             raise FileNotFoundError(
                 f"{name} is not fetched: {reason(error)}, and it is not in the hub's cache"

@@ -10,8 +10,8 @@ import torch
 from smol.checks import one_of, path
 from smol.checks import seed as checked_seed
 from smol.pretrained.hub import INSTRUCT, PUBLISHED, fetch, offline
-from smol.pretrained.packaged import packaged
 from smol.pretrained.weights import check_dtype, read_checked
+from smol.pretrained.wheel import packaged
 from smol.terminal import reason
 
 WEIGHTS = ("published", "packaged", "random")

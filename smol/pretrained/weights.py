@@ -15,6 +15,7 @@ from smol.files import check_hash, writable, written_beside
 from smol.gguf import config_of, read_header, read_tensors, shapes_of
 from smol.model import SmolLM2
 from smol.pretrained.hub import PUBLISHED, Published, fetch
+from smol.terminal import reason
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 SHIPPED = Path(__file__).parents[2] / "assets" / "smol-stories"  # trained here, on the stories
@@ -40,7 +41,7 @@ def load_pretrained(
         raise ValueError(f"device {device!r} is not to be had here: take 'cpu'") from error
     if path("the model", where).suffix == ".gguf":
         config, tensors = read_checked(where, dtype, device)
-        return _fill(skeleton(config), tensors, where).eval()
+        return _fill(skeleton(config, where), tensors, where).eval()
     directory = fetch(where)
     config = SmolLM2Config.from_dict(_read_json(directory / "config.json"))
     files = _weight_files(directory)
@@ -55,7 +56,7 @@ def load_pretrained(
             raise ValueError(f"{file} holds what another shard holds too: {_some(twice)}")
         tensors.update(shard)
     _check_layers(config, tensors, directory)
-    return _fill(skeleton(config), tensors, directory).eval()
+    return _fill(skeleton(config, directory), tensors, directory).eval()
 
 
 def read_checked(
@@ -66,7 +67,7 @@ def read_checked(
     header = read_header(file)
     config, shapes = config_of(header), shapes_of(header)
     _check_layers(config, shapes, file)
-    _check_fit(skeleton(config), shapes, file)
+    _check_fit(skeleton(config, file), shapes, file)
     return config, read_tensors(header, config, dtype, device)
 
 
@@ -89,10 +90,16 @@ class _NoInit(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def skeleton(config: SmolLM2Config) -> SmolLM2:
-    """The model on the meta device: every shape, no memory, and no random number drawn."""
-    with torch.device("meta"), _NoInit():
-        return SmolLM2(config)
+def skeleton(config: SmolLM2Config, source="the config") -> SmolLM2:
+    """The model on the meta device: every shape, no memory, and no random number drawn.
+
+    ValueError for a config so large that its shapes cannot be counted.
+    """
+    try:
+        with torch.device("meta"), _NoInit():
+            return SmolLM2(config)
+    except RuntimeError as error:  # 2³¹ rows of 2³¹ numbers
+        raise ValueError(f"{source}: no model is as large as it says: {reason(error)}") from error
 
 
 def save_pretrained(model: SmolLM2, directory: str | Path) -> None:

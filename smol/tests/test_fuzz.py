@@ -8,21 +8,53 @@ import pytest
 import torch
 
 from smol import SmolLM2, load_pretrained, save_pretrained
-from smol.tests import fuzz
+from smol.tests import fuzz, ggufs
 from smol.tests.reference import tiny_config
 
 
 def test_damaged_files_are_refused_or_loaded():
-    counts, wrong = fuzz.fuzz(150, seed=1)
+    counts, wrong = fuzz.fuzz(240, seed=1)
     assert wrong == []
-    assert sum(counts.values()) == 150
+    assert sum(counts.values()) == 240
     assert {name for name, what in counts if what == "refused"} == {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
         "training.pt",
         "checkpoint weights",
+        "gguf",
+        "gguf quantised",
+        "gguf tokenizer",
     }
+
+
+def test_one_kind_of_file_alone():
+    counts, wrong = fuzz.fuzz(60, seed=2, only="gguf")
+    assert wrong == [] and {name for name, _ in counts} == {
+        "gguf",
+        "gguf quantised",
+        "gguf tokenizer",
+    }
+    assert {what for _, what in counts} == {"loaded", "refused"}
+
+
+def test_a_gguf_taken_apart_is_put_together_again(tmp_path):
+    data = ggufs.write(tmp_path / "a.gguf").read_bytes()
+    pieces = ggufs.pieces_of(data)
+    assert ggufs.joined(pieces) == data
+    keys, tensors = ggufs.parted(pieces)
+    assert len(tensors) == 20
+    assert ggufs.joined(ggufs.put_together(pieces, keys, tensors)) == data
+
+
+def test_damage_to_a_gguf_reaches_header_and_numbers(tmp_path):
+    """Most of it changes the file, and leaves it one that begins like a .gguf."""
+    draw = random.Random(0)
+    data = ggufs.write(tmp_path / "a.gguf").read_bytes()
+    damaged = [fuzz.damage(data, "a.gguf", draw) for _ in range(200)]
+    assert sum(one != data for one in damaged) > 180
+    assert sum(one[:4] == b"GGUF" for one in damaged) > 170
+    assert sum(one[-1000:] == data[-1000:] for one in damaged) > 120
 
 
 def test_the_fuzzer_sees_what_is_no_clear_error(monkeypatch):

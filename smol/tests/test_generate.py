@@ -39,8 +39,7 @@ from smol.generate import (
 from smol.generate import steps as stepping
 from smol.generate import text as writing
 from smol.pretrained import SHIPPED, from_reference
-from smol.pretrained.packaged import in_cache as packaged_file
-from smol.tests.reference import tiny_config, tiny_reference
+from smol.tests.reference import REAL, needs_real, tiny_config, tiny_reference
 from smol.tests.test_model import random_shape
 
 
@@ -871,11 +870,11 @@ def test_who_answers_where_nobody_was_named(monkeypatch, capsys):
     assert "SmolLM2-135M-Instruct is not to be had (SMOL_WEIGHTS=random is set)" in error
 
 
-@pytest.mark.skipif(packaged_file() is None, reason="`python -m smol.pretrained` was not run")
+@needs_real
 @pytest.mark.parametrize("named", [False, True], ids=["by itself", "a .gguf"])
 def test_the_real_model_answers(monkeypatch, capsys, named):
     monkeypatch.setenv("SMOL_WEIGHTS", "packaged")
-    which = ["--model", str(packaged_file())] if named else []
+    which = ["--model", str(REAL)] if named else []
     question = "What is the capital of France?"
     assert (
         run(monkeypatch, "--chat", question, "--device", "cpu", "--dtype", "float32", *which) == 0

@@ -26,8 +26,7 @@ from smol.parity import (
     published,
 )
 from smol.pretrained import from_reference, load_pretrained
-from smol.pretrained.packaged import in_cache
-from smol.tests.reference import random_ids, tiny_config, tiny_reference
+from smol.tests.reference import REAL, needs_real, random_ids, tiny_config, tiny_reference
 
 RUNGS = [
     "weights",
@@ -508,11 +507,10 @@ def test_a_random_model_fails_every_row():
         assert not any(agrees for *_, agrees in check_published(model, weights))
 
 
+@needs_real
 def test_the_packaged_model_agrees_and_one_with_a_bug_does_not():
     """With θ = 10,000 it has the lower perplexity, and no logit is right."""
-    if (file := in_cache()) is None:
-        pytest.skip("the packaged weights are not in the cache: python -m smol.pretrained")
-    model = load_pretrained(file)
+    model = load_pretrained(REAL)
     rows = check_published(model, "packaged")
     assert all(agrees for *_, agrees in rows), rows
     rows = check_published(MUTANTS["theta_10000"](model), "packaged")

@@ -540,6 +540,7 @@ def test_where_the_hub_is_away_only_the_cache_is_asked(monkeypatch, tmp_path):
         "huggingface_hub.snapshot_download", lambda name, **more: asked.append(more) or tmp_path
     )
     monkeypatch.delenv("SMOL_OFFLINE")
+    (tmp_path / "model.safetensors").touch()
     assert pretrained.fetch("owner/name") == tmp_path
     assert [more["local_files_only"] for more in asked] == [True]
 

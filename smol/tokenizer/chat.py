@@ -2,9 +2,11 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 from smol.checks import flag, shown
+from smol.terminal import reason
 
 END_OF_TEXT = "<|endoftext|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
@@ -27,6 +29,8 @@ def chat_text(
     if not isinstance(messages, list | tuple) or not messages or not all(map(_is_turn, messages)):
         raise ValueError("a chat is a list of {'role': text, 'content': text}, and not empty")
     if template is not None:
+        if not isinstance(template, str):
+            raise ValueError(f"template must be a text, got {shown(template)}")
         return _rendered(template, messages, flag("add_generation_prompt", add_generation_prompt))
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
@@ -42,29 +46,43 @@ def _is_turn(message) -> bool:
     )
 
 
+# What transformers also hands a template, from the tokenizer's settings: not known here.
+NOT_KNOWN = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
+
 def _rendered(template: str, messages: list[dict[str, str]], begun: bool) -> str:
-    """A conversation by a template of Jinja's, as transformers renders it: in a sandbox."""
+    """A conversation by a template of Jinja's, as transformers renders it: in a sandbox. What
+    reaches for Python behind a value is refused, where transformers writes nothing in its place.
+    """
     from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
     def raise_exception(message):
         raise TemplateError(message)
 
+    def unsafe(value, name):
+        raise SecurityError(f"{name!r} of a {type(value).__name__} is unsafe")
+
+    def tojson(value, ensure_ascii=False, **layout):  # Jinja's own writes < as \u003c
+        return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
+
     room = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        extensions=["jinja2.ext.loopcontrols"],
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    room.unsafe_undefined = unsafe
+    room.filters["tojson"] = tojson
+    room.globals["raise_exception"] = raise_exception
+    room.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     # Marks of what an assistant said, for training: they write nothing.
-    template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
-    given = {"tools": None, "documents": None, "raise_exception": raise_exception}
+    marks = r"({%[-+]?\s*)(end)?generation(\s*[-+]?%})"
+    template = re.sub(marks, lambda m: m[1] + ("endif" if m[2] else "if true") + m[3], template)
+    given = {name: StrictUndefined(name=name) for name in NOT_KNOWN}
+    given |= {"messages": messages, "add_generation_prompt": begun}
     try:
-        made = room.from_string(template)
-        return made.render(messages=messages, add_generation_prompt=begun, **given)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        return room.from_string(template).render(given, tools=None, documents=None)
+    except Exception as error:  # somebody's program: it may raise whatever there is
         raise ValueError(
-            f"the model's chat template cannot be rendered ({error!s:.200}): write the "
+            f"the model's chat template cannot be rendered ({reason(error):.200}): write the "
             "conversation out as a text, or render it with transformers' AutoTokenizer"
         ) from error
 
@@ -75,7 +93,10 @@ def template_in(folder: Path) -> str | None:
     A tokenizer_config.json that cannot be read is one without: the tokenizer does not need it.
     """
     if (alone := folder / "chat_template.jinja").is_file():
-        return alone.read_text(encoding="utf-8-sig")
+        try:
+            return alone.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{alone} is not UTF-8: fetch it again, or delete it") from error
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):

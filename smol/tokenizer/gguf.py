@@ -40,6 +40,8 @@ def parts_of_gguf(file: str | Path) -> tuple[dict, str | None]:
     tokens, types, merges = (field(n, list) for n in ("tokens", "token_type", "merges"))
     if len(types) != len(tokens):
         raise ValueError(f"{file}: {len(tokens)} tokens, and {len(types)} types of tokens")
+    if (said := fields.get("llama.vocab_size", len(tokens))) != len(tokens):
+        raise ValueError(f"{file}: {len(tokens)} tokens, and llama.vocab_size is {shown(said)}")
     parts: dict = {"vocab": {}, "special_tokens": {}, "added_tokens": {}}
     for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
         if not isinstance(text, str):

