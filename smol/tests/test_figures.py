@@ -71,6 +71,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.rope_scores({"θ = 10,000": np.ones(9)})
     figures.head_groups(9, 3)
     figures.matrices({"mask": np.tril(np.ones((4, 4)))})
+    figures.head_maps({"the first\nlayer 0, head 1": np.eye(3)}, ["a", "cat", "."])
     figures.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
     figures.divergence({"a": [0.0, 1.0]})
     figures.lens([" ", " ", "\n", " a"], [900, 40, 2, 1], " a")
@@ -95,7 +96,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
-    assert len(shown) == 32
+    assert len(shown) == 33
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

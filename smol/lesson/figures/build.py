@@ -1,4 +1,4 @@
-"""The figures of notebook 2: rotary positions, grouped heads, a function or two."""
+"""The figures of notebook 2: rotary positions, heads in groups, where they look, functions."""
 
 import math
 
@@ -7,7 +7,7 @@ from matplotlib.patches import Circle
 
 from smol.lesson.figures.style import FAINT, HEAT, PALETTE, SOFT, arrow, blank, box, figure, styled
 
-__all__ = ["curves", "head_groups", "rope_dials", "rope_scores", "rope_wavelengths"]
+__all__ = ["curves", "head_groups", "head_maps", "rope_dials", "rope_scores", "rope_wavelengths"]
 
 
 @styled
@@ -91,6 +91,34 @@ def head_groups(num_heads: int, num_kv_heads: int):
         f"{num_heads} query heads and {num_kv_heads} key/value heads: neighbours share with "
         "repeat_interleave, every third one with repeat"
     )
+
+
+@styled
+def head_maps(panels: dict[str, np.ndarray], words: list[str]):
+    """Attention weights side by side, (T, T) each, with the T tokens' words on both axes.
+
+    All have one scale, from 0 to 1, so that a dark field is much in every panel."""
+    size = 2.6 if len(panels) > 2 else 3.0
+    fig, axes = figure(size * len(panels) + 0.8, size + 0.6, len(panels), squeeze=False)
+    places = range(len(words))
+    for ax, (title, weights) in zip(axes[0], panels.items(), strict=True):
+        shown = ax.imshow(weights, cmap=HEAT, vmin=0, vmax=1)
+        ax.set_title(title, fontsize=9.5)
+        ax.set_xticks(places, words, rotation=90, fontsize=7.5)
+        ax.set_yticks(places, words, fontsize=7.5)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(np.arange(len(words) + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color=FAINT, lw=0.5)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(which="both", length=0)
+        ax.set_xlabel("who is asked", fontsize=9)
+    axes[0, 0].set_ylabel("who asks", fontsize=9)
+    bar = fig.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], aspect=25, shrink=0.7)
+    bar.outline.set_visible(False)
+    bar.set_label("weight", fontsize=9)
+    bar.ax.tick_params(labelsize=7.5)
+    said = "; ".join(title.replace("\n", ", ") for title in panels)
+    return fig, f"attention weights, each word that asks against the words that it asks: {said}"
 
 
 @styled
