@@ -72,7 +72,7 @@ def instruct_files(patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> P
     from the hub, or the packaged .gguf. FileNotFoundError, with the remedy, where neither is."""
     found = find_reference(INSTRUCT, patterns)
     if found.place is None:
-        raise FileNotFoundError(f"{INSTRUCT} is not to be had ({found.why}): name another model")
+        raise FileNotFoundError(f"{INSTRUCT} is not to be had ({found.why}): name one of your own")
     return found.place
 
 

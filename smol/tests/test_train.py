@@ -694,11 +694,12 @@ def test_a_sample_is_drawn_at_temperature_08():
 
 def test_the_135m_takes_smollm2s_tokenizer(monkeypatch):
     asked = []
+    monkeypatch.setattr("smol.train.data.instruct_files", lambda patterns: patterns[0])
     monkeypatch.setattr(BPETokenizer, "load", lambda name: asked.append(str(name)) or "it")
     for named in (None, "here"):
         config = TrainConfig(preset="135m", tokenizer=named)
         assert train.tokenizer_of(load_corpus("stories"), config) == "it"
-    assert asked == ["HuggingFaceTB/SmolLM2-135M-Instruct", "here"]
+    assert asked == ["tokenizer.json", "here"]
 
 
 def test_what_a_torn_save_left_is_not_in_the_checkpoint(text, tmp_path):
