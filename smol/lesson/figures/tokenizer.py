@@ -25,7 +25,7 @@ def _visible(token: bytes) -> str:
     try:
         text = token.decode()
     except UnicodeDecodeError:
-        return token.hex(" ")
+        return token.hex()
     return text.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
 
 
