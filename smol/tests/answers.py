@@ -59,11 +59,29 @@ def interleave(weight, heads):
     return weight.view(heads, 2, rows // heads // 2, D).transpose(1, 2).reshape(rows, D)
 
 
-def cosine_nearest(table, token):
-    unit = table / table.norm(dim=-1, keepdim=True)
-    cosines = unit @ unit[token]
-    cosines[token] = -1.0
+def cosine_nearest(table, token, dim=-1, sign=1.0):
+    unit = table / table.norm(dim=dim, keepdim=True) if dim is not None else table
+    cosines = sign * unit @ unit[token]
+    cosines[token] = -torch.inf
     return cosines.argmax().item()
+
+
+def second_nearest(table, token, dim=-1):
+    """Leaves the token out by taking the second best: wrong where another one beats it."""
+    unit = table / table.norm(dim=dim, keepdim=True) if dim is not None else table
+    return (unit @ unit[token]).topk(2).indices[1].item()
+
+
+def euclid_nearest(table, token):
+    distances = (table - table[token]).norm(dim=-1)
+    distances[token] = torch.inf
+    return distances.argmin().item()
+
+
+def nearest_in_place(table, token):
+    rows = table.detach()
+    rows /= rows.norm(dim=-1, keepdim=True)
+    return cosine_nearest(rows, token)
 
 
 def cache_bytes(config, tokens, size, heads="num_key_value_heads"):

@@ -31,6 +31,7 @@ from smol.tests.answers import (
     cosine_nearest,
     count_pairs,
     encode_word,
+    euclid_nearest,
     exp_loss,
     in_parts,
     interleave,
@@ -38,9 +39,11 @@ from smol.tests.answers import (
     loses_what_is_invalid,
     loss,
     most_tokens,
+    nearest_in_place,
     parameters,
     rope,
     safe_turn,
+    second_nearest,
     speculate,
     speculate_anew,
     unmoved,
@@ -177,13 +180,21 @@ EXERCISES = {
     ),
     "cache_bytes": (
         cache_bytes,
-        [lambda c, t, s: cache_bytes(c, t, s, "num_attention_heads"), lambda c, t, s: 23_040 * t],
+        [
+            lambda c, t, s: cache_bytes(c, t, s, "num_attention_heads"),
+            lambda c, t, s: 23_040 * t,
+            lambda c, t, s: cache_bytes(c, t, 4),
+        ],
     ),
     "nearest": (
         cosine_nearest,
         [
             lambda table, t: (table @ table[t]).argmax().item(),
             lambda table, t: (table / table.norm(dim=-1, keepdim=True) @ table[t]).argmax().item(),
+            lambda table, t: cosine_nearest(table, t, sign=-1.0),
+            lambda table, t: second_nearest(table, t, dim=None),
+            euclid_nearest,
+            nearest_in_place,
         ],
     ),
     "layer_norm": (
@@ -439,6 +450,50 @@ def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
     module = importlib.import_module(f"smol.lesson.checks.{file.stem[3:]}")
     used = set(re.findall(r"^check_(\w+)\(", code, re.MULTILINE))
     assert used == set(checks_of(module)) != set()
+
+
+def test_the_mistakes_with_nearness_are_named():
+    for answer, said in (
+        (
+            lambda table, t: (table @ table[t]).argmax(),
+            "the token nearest to 7 is 7 itself: leave",
+        ),
+        (lambda table, t: cosine_nearest(table, t, sign=-1.0), "row 20 is the opposite of row 7"),
+        (lambda table, t: 5, "nearest to 7 is 31, not 5"),
+        (lambda table, t: cosine_nearest(table, t, None), "nearest to 7 is 31, not 12: length"),
+        (lambda table, t: second_nearest(table, t, None), "nearest to 7 is 31, not 7: length"),
+        (lambda table, t: cosine_nearest(table, t, 0), "nearest to 7 is 31, not 12: length"),
+        (lambda table, t: second_nearest(table, t, 0), "nearest to 7 is 31, not 7: length"),
+        (lambda table, t: 31, "nearest to 31 is 7, not 31: compare directions: the largest"),
+        (euclid_nearest, "nearest to 7 is 31, not 3: compare directions, not distances"),
+        (nearest_in_place, "your function changes `table`: work on a copy"),
+        (
+            lambda table, t: cosine_nearest(torch.tensor(table.numpy()), t),
+            "it raised RuntimeError",
+        ),
+    ):
+        assert verdict_on(CHECKS["nearest"], answer).startswith(f"not yet: {said}")
+    assert verdict_on(CHECKS["nearest"], second_nearest) == "correct"
+
+
+def test_the_mistakes_with_the_cache_are_named():
+    for answer, said in (
+        (lambda c, t, s: cache_bytes(c, t, s) // 2, "keys and values are both kept"),
+        (lambda c, t, s: cache_bytes(c, t, s, "num_attention_heads"), "only key/value heads are"),
+        (lambda c, t, s: cache_bytes(c, t, s) / c.num_hidden_layers, "each layer keeps its own"),
+        (
+            lambda c, t, s: cache_bytes(c, t, s) / c.num_key_value_heads,
+            "each key/value head keeps",
+        ),
+        (lambda c, t, s: cache_bytes(c, t, s) / c.head_dim, "a key is head_dim numbers"),
+        (lambda c, t, s: cache_bytes(c, t, 1), "each number has `size` bytes"),
+        (lambda c, t, s: cache_bytes(c, 1, s), "each token has its own"),
+    ):
+        line = verdict_on(CHECKS["cache_bytes"], answer)
+        assert line.startswith("not yet: 7 tokens of 4-byte numbers, D = 576: ")
+        assert f", not 322,560: {said}" in line, line
+    line = verdict_on(CHECKS["cache_bytes"], lambda c, t, s: cache_bytes(c, t, s) + 1)
+    assert line == "not yet: 7 tokens of 4-byte numbers, D = 576: 322,561, not 322,560"
 
 
 def test_the_mistakes_with_four_bits_are_named():

@@ -66,6 +66,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.parameter_bars({"embed_tokens": 10, "norms": 1})
     figures.weight_histograms({"a": np.zeros(9), "b": np.full(9, 0.1)}, 1 / 24)
     figures.residual_growth({"the first": [1.0, 900.0], "the others": [1.0, 2.0]})
+    figures.attention_to_first([1.0, 150.0], [0.1, 0.8], 0.16)
     figures.rope_dials(64, 1e5)
     figures.rope_wavelengths(64, {"θ = 10,000": 1e4}, 8192)
     figures.rope_scores({"θ = 10,000": np.ones(9)})
@@ -96,7 +97,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
-    assert len(shown) == 33
+    assert len(shown) == 34
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

@@ -19,21 +19,63 @@ def check_count(count):
 
 @exercise
 def check_cache_bytes(cache_bytes):
-    for config in (SmolLM2Config(), SMALL):
-        for tokens, size in ((1, 2), (1000, 4)):
-            want = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-            want *= tokens * size
-            got = ask(kind.number, cache_bytes, config, tokens, size)
-            said = f"{tokens} tokens of {size}-byte numbers, D = {config.hidden_size}"
-            expect(got == want, f"{said}: {got:,}, not {want:,}")
+    for config, tokens, size in ((SmolLM2Config(), 7, 4), (SMALL, 1000, 2)):
+        heads, width = config.num_key_value_heads, config.head_dim
+        want = 2 * config.num_hidden_layers * heads * width * tokens * size
+        got = ask(kind.number, cache_bytes, config, tokens, size)
+        said = f"{tokens} tokens of {size}-byte numbers, D = {config.hidden_size}"
+        # each cause by what it makes of the right number, so that no two look alike at first
+        causes = {
+            want / 2: "keys and values are both kept",
+            want * config.num_attention_heads / heads: "only key/value heads are kept",
+            want / config.num_hidden_layers: "each layer keeps its own",
+            want / heads: "each key/value head keeps its own",
+            want / width: "a key is head_dim numbers",
+            want / size: "each number has `size` bytes",
+            want / tokens: "each token has its own",
+        }
+        why = f": {causes[got]}" if got in causes else ""
+        expect(got == want, f"{said}: {got:,}, not {want:,}{why}")
 
 
 @exercise
 def check_nearest(nearest):
+    # Rows of +1 and -1, all equally long: whichever way it measures, only the token itself and
+    # the opposite direction can be taken for the nearest.
+    signs = torch.randn(50, 16).sign()
+    signs[31], signs[20] = signs[7], -signs[7]
+    signs[31, 0] *= -1
+    got = _answer(nearest, signs, 7)
+    expect(got != 7, "the token nearest to 7 is 7 itself: leave it out")
+    expect(got != 20, "row 20 is the opposite of row 7: the nearest has the largest cosine")
+    expect(got == 31, f"nearest to 7 is 31, not {got:g}: compare directions: the largest cosine")
+
     table = torch.randn(50, 8)
     table[7] = 3 * table[31] + 0.01 * torch.randn(8)  # one direction, another length
-    table[12] = 100 * torch.randn(8)  # long, in no one's direction
+    table[3] = 0.8 * table[7] + 0.5 * torch.randn(8)  # at less distance than row 31
+    table[12] = 30 * (table[31] + 0.7 * torch.randn(8))  # long, and not in this direction
     for token, want in ((7, 31), (31, 7)):
-        got = ask(kind.number, nearest, table, token)
-        expect(got != token, f"the token nearest to {token} is {token} itself: leave it out")
-        expect(got == want, f"nearest to {token} is {want}, not {got}: length must not count")
+        got = _answer(nearest, table, token)
+        why = _measured_by(table, token, got)
+        expect(got == want, f"nearest to {token} is {want}, not {got:g}: {why}")
+
+
+def _answer(nearest, table: torch.Tensor, token: int) -> int | float:
+    """What `nearest` answers on a parameter, as the notebook's table is one."""
+    given = torch.nn.Parameter(table.clone())
+    got = ask(kind.number, nearest, given, token)
+    expect(torch.equal(given, table), "your function changes `table`: work on a copy")
+    return got
+
+
+def _measured_by(table: torch.Tensor, token: int, got: float) -> str:
+    """What to say of a wrong answer: the measure whose nearest it is, without the token or as the
+    second best with it."""
+    for why, scores in (
+        ("length must not count: divide each row by its own", table @ table[token]),
+        ("compare directions, not distances", -(table - table[token]).norm(dim=-1)),
+    ):
+        order = scores.argsort(descending=True).tolist()
+        if got in (order[1], next(i for i in order if i != token)):
+            return why
+    return "compare directions: the largest cosine"

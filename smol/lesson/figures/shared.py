@@ -45,13 +45,16 @@ def map_strip(here: int):
 @styled
 def architecture(config):
     """The whole model on the left, one block of it on the right, with the shapes between."""
-    fig, ax = figure(8.6, 6.3)
-    blank(ax, (0, 13.6), (0, 10))
+    fig, ax = figure(8.6, 6.45)
+    blank(ax, (0, 13.6), (-0.25, 10))
     _whole_model(ax, config, x=2.1)
     stream = 6.1
     _one_block(ax, stream)
     _attention(ax, config, stream)
     _mlp(ax, config, stream)
+    said = f"(B, T): B texts of T tokens. hd = {config.head_dim}: a head's width. "
+    said += "What RoPE and SiLU do: notebook 2."
+    ax.text(13.4, 0.05, said, ha="right", va="center", fontsize=8.5)
     alt = (
         f"the model: embedding, {config.num_hidden_layers} blocks, norm, head; and one block: "
         "norm, attention, add, norm, MLP, add"
@@ -120,16 +123,16 @@ def _attention(ax, config, stream: float) -> None:
     ax.plot([stream, 7.45], [1.25, 1.25], color=SOFT, lw=1.3)
     box(ax, 8.6, 1.25, 2.4, 0.58, "input_layernorm", GREEN, 8.5)
     for px, name, heads in ((7.65, "q_proj", H), (9.7, "k_proj", K), (11.75, "v_proj", K)):
-        arrow(ax, (8.6, 1.54), (px, 2.0))
-        box(ax, px, 2.3, 1.75, 0.58, f"{name}\n{D} → {heads} × {hd}", BLUE, 7.5)
-        arrow(ax, (px, 2.6), (px, 2.94 if name != "v_proj" else 3.42))
+        arrow(ax, (8.6, 1.54), (px, 1.96))
+        box(ax, px, 2.25, 1.75, 0.58, f"{name}\n{D} → {heads} × {hd}", BLUE, 7.5)
+        arrow(ax, (px, 2.54), (px, 2.79 if name != "v_proj" else 3.4))
     for px in (7.65, 9.7):
-        box(ax, px, 3.15, 1.1, 0.4, "RoPE", ORANGE, 8)
-        arrow(ax, (px, 3.35), (px, 3.42))
-    box(ax, 9.7, 3.66, 5.85, 0.46, "causal softmax(q kᵀ / √hd) v", PURPLE, 8.5)
-    arrow(ax, (9.7, 3.9), (9.7, 4.05))
-    box(ax, 9.7, 4.28, 1.9, 0.44, f"o_proj  {D} → {D}", BLUE, 7.5)
-    ax.plot([9.7, 9.7], [4.5, 4.75], color=SOFT, lw=1.3)
+        box(ax, px, 2.97, 1.1, 0.36, "RoPE", ORANGE, 8)
+        arrow(ax, (px, 3.15), (px, 3.4))
+    box(ax, 9.7, 3.61, 5.85, 0.42, "causal softmax(q kᵀ / √hd) v", PURPLE, 8.5)
+    arrow(ax, (9.7, 3.82), (9.7, 4.07))
+    box(ax, 9.7, 4.27, 1.9, 0.4, f"o_proj  {D} → {D}", BLUE, 7.5)
+    ax.plot([9.7, 9.7], [4.47, 4.75], color=SOFT, lw=1.3)
 
 
 def _mlp(ax, config, stream: float) -> None:

@@ -88,10 +88,10 @@ def _smaller(png: io.BytesIO) -> bytes:
     return small.getvalue()
 
 
-def figure(width: float, height: float, columns: int = 1, **kwargs):
+def figure(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
     fig = Figure(figsize=(width, height), layout="constrained")
     fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches: nothing touches the edge
-    return fig, fig.subplots(1, columns, **kwargs)
+    return fig, fig.subplots(rows, columns, **kwargs)
 
 
 def blank(ax, xlim, ylim) -> None:
