@@ -47,11 +47,21 @@ def unmoved(model, ids, change=1):
     return torch.equal(model(other)[:, :-1], model(ids)[:, :-1])
 
 
-def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False):
+def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False, skip=4, shift=4):
     d, m = struct.unpack(fp16, block[:4])[:: -1 if swapped else 1]
-    low, high = [byte & 15 for byte in block[4:]], [byte >> 4 for byte in block[4:]]
+    low = [byte & 15 for byte in block[skip:]]
+    high = [(byte & 240) >> shift for byte in block[skip:]]
     q = [x for pair in zip(low, high, strict=True) for x in pair] if neighbours else low + high
     return [d * x + m * minimum for x in q]
+
+
+def high_half_first(block):
+    d, m = struct.unpack("<ee", block[:4])
+    return [d * half + m for byte in block[4:] for half in (byte >> 4, byte & 15)]
+
+
+def numbers_alone(block):
+    return [byte & 15 for byte in block[4:]] + [byte >> 4 for byte in block[4:]]
 
 
 def interleave(weight, heads):

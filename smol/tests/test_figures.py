@@ -75,7 +75,8 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.head_maps({"the first\nlayer 0, head 1": np.eye(3)}, ["a", "cat", "."])
     figures.curves({"a": (np.arange(3), np.arange(3))}, "x", "y", "a line")
     figures.divergence({"a": [0.0, 1.0]})
-    figures.lens([" ", " ", "\n", " a"], [900, 40, 2, 1], " a")
+    figures.head_maps({"a word said twice": np.eye(4)}, ["a", "b", "a²", "b²"], half=2)
+    figures.lens([" ", " ", ".", "\n", " a"], [900, 40, 9, 2, 1], " a")
     figures.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
     trained = BPETokenizer.train(["marmalade marmalade"], 270)
     figures.pipeline(trained, "one marmalade")
@@ -97,10 +98,14 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
-    assert len(shown) == 34
+    assert len(shown) == 35
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
         assert data["text/plain"] == f"Figure: {alt}"
         assert len(data["image/png"]) > 2000
+    said = [data["text/plain"] for data, _ in shown]
+    assert any("after 2 words, where the text begins again" in text for text in said)
+    lens = "first choice: “·” after 0–1, “.” after 2, “↵” after 3, “·a” after 4; place of the last"
+    assert any(lens in text for text in said)
     assert ("matplotlib.pyplot" in sys.modules) == before

@@ -75,7 +75,9 @@ def check_unpack_q4_1(unpack_q4_1):
         q = torch.randint(16, (32,)).numpy()
         block = struct.pack("<ee", d, m) + bytes((q[:16] | q[16:] << 4).tolist())
         weights = ask(kind.items, unpack_q4_1, block)
-        expect(len(weights) == 32, f"a block has 32 weights, your answer {len(weights)}")
+        said = f"a block has 32 weights, your answer has {len(weights)}"
+        said += ": the first four bytes are d and m" if len(weights) == 40 else ""
+        expect(len(weights) == 32, said)
         numbers = [kind.number(w, f"weight {i}") for i, w in enumerate(weights)]
         with np.errstate(over="ignore"):
             got = np.array(numbers, dtype=np.float64).astype(np.float32)
@@ -105,11 +107,18 @@ def _mistakes(block: bytes, q: np.ndarray) -> dict[str, np.ndarray]:
     with np.errstate(all="ignore"):  # some bytes the wrong way round are no number
         back_d, back_m = np.frombuffer(block[:4], ">f2").astype(np.float32)
         back = back_d * q + back_m
-    neighbours = q.reshape(2, 16).T.flatten()
+    low, high = q.reshape(2, 16)
+    neighbours, high_first = (np.stack(pair, 1).flatten() for pair in ((low, high), (high, low)))
     return {
         "a byte's two halves are weights i and i + 16, not neighbours: all low halves come "
         "first": d * neighbours + m,
         "the high and the low half of each byte are exchanged": d * np.roll(q, 16) + m,
+        "a byte's high half is weight i + 16, its low half weight i: all low halves come first, "
+        "then all high ones": d * high_first + m,
+        "& 240 leaves the high half where it is, 16 times too large: shift it, >> 4": (
+            d * np.concatenate((low, 16 * high)) + m
+        ),
+        "these are the numbers q: a weight is d·q + m": q,
         "d and m are exchanged: the scale comes first": m * q + d,
         'fp16 is read with its high byte first: the low one comes first, "<e"': back,
         "the minimum is missing: w = d·q + m": d * q,

@@ -5,7 +5,18 @@ import math
 import numpy as np
 from matplotlib.patches import Circle
 
-from smol.lesson.figures.style import FAINT, HEAT, PALETTE, SOFT, arrow, blank, box, figure, styled
+from smol.lesson.figures.style import (
+    FAINT,
+    HEAT,
+    PALETTE,
+    RED,
+    SOFT,
+    arrow,
+    blank,
+    box,
+    figure,
+    styled,
+)
 
 __all__ = ["curves", "head_groups", "head_maps", "rope_dials", "rope_scores", "rope_wavelengths"]
 
@@ -94,10 +105,11 @@ def head_groups(num_heads: int, num_kv_heads: int):
 
 
 @styled
-def head_maps(panels: dict[str, np.ndarray], words: list[str]):
+def head_maps(panels: dict[str, np.ndarray], words: list[str], half: int | None = None):
     """Attention weights side by side, (T, T) each, with the T tokens' words on both axes.
 
-    All have one scale, from 0 to 1, so that a dark field is much in every panel."""
+    All have one scale, from 0 to 1, so that a dark field is much in every panel. Where a text is
+    said twice, `half` is the number of its words: a rule goes before the second beginning."""
     size = 2.6 if len(panels) > 2 else 3.0
     fig, axes = figure(size * len(panels) + 0.8, size + 0.6, len(panels), squeeze=False)
     places = range(len(words))
@@ -110,6 +122,9 @@ def head_maps(panels: dict[str, np.ndarray], words: list[str]):
             axis.set_ticks(np.arange(len(words) + 1) - 0.5, minor=True)
         ax.grid(which="minor", color=FAINT, lw=0.5)
         ax.spines[:].set_visible(False)
+        if half is not None:
+            ax.axhline(half - 0.5, color=RED, lw=1.2)
+            ax.axvline(half - 0.5, color=RED, lw=1.2)
         ax.tick_params(which="both", length=0)
         ax.set_xlabel("who is asked", fontsize=9)
     axes[0, 0].set_ylabel("who asks", fontsize=9)
@@ -118,6 +133,7 @@ def head_maps(panels: dict[str, np.ndarray], words: list[str]):
     bar.set_label("weight", fontsize=9)
     bar.ax.tick_params(labelsize=7.5)
     said = "; ".join(title.replace("\n", ", ") for title in panels)
+    said += "" if half is None else f"; rules after {half} words, where the text begins again"
     return fig, f"attention weights, each word that asks against the words that it asks: {said}"
 
 
