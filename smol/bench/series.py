@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def notebooks() -> dict:
-    """Seconds of `pytest --nbval` for each notebook, and of the doctor's probe beside them."""
+    """Seconds of `pytest --nbval` for each notebook, with which weights (SMOL_WEIGHTS), and of the
+    doctor's probe beside them."""
     (rate, busy), seconds = probe(), {}
     if busy:
         print(f"the machine is busy ({busy}): these times are no measure for others")
@@ -28,7 +30,8 @@ def notebooks() -> dict:
             raise AssertionError(f"{file.name} fails, no use in timing: {done.stdout[-500:]}")
         print(f"{file.stem:16} {seconds[file.stem]:5.1f} s")
     print(f"{'all':16} {sum(seconds.values()):5.1f} s; a training step {rate:.3f} s")
-    return {"probe_seconds": rate, "seconds": seconds}
+    weights = os.environ.get("SMOL_WEIGHTS") or "random"
+    return {"probe_seconds": rate, "weights": weights, "seconds": seconds}
 
 
 def parity() -> dict:
