@@ -311,7 +311,7 @@ def read_tensors(header: Header, config: SmolLM2Config, dtype, device) -> dict[s
         tensor = torch.from_numpy(weights)
         if (part := name.removesuffix(".weight").rpartition(".")[2]) in heads:
             tensor = halves(tensor, heads[part])
-        tensors[_key(name)] = tensor.to(device, dtype, copy=True)
+        tensors[_key(name)] = tensor.to(device, dtype)  # its memory is ours: nothing to copy
     return tensors
 
 
