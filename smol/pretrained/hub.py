@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +29,7 @@ PUBLISHED = {
         revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
         sha256="80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1",
     ),
-    INSTRUCT: Published(
-        replace(SmolLM2Config(), bos_token_id=1, eos_token_id=2, pad_token_id=2),
-    ),
+    INSTRUCT: Published(SmolLM2Config(bos_token_id=1, eos_token_id=2, pad_token_id=2)),
     "HuggingFaceTB/SmolLM2-360M": Published(
         SmolLM2Config(
             hidden_size=960,
