@@ -254,25 +254,18 @@ def _plain(value):
 
 def shapes_of(header: Header) -> dict[str, tuple[int, ...]]:
     """The tensors' shapes by Hugging Face's names. ValueError for one that has no such name."""
-    shapes = {}
-    for name, place in header.tensors.items():
-        if (key := _key(name)) is None:
-            raise ValueError(
-                f"{header.file} is no SmolLM2: its tensor {name!r:.80} has no place in the model"
-            )
-        shapes[key] = place.shape
-    return shapes
+    return {_key(header.file, name): place.shape for name, place in header.tensors.items()}
 
 
-def _key(name: str) -> str | None:
-    """Hugging Face's name for a tensor of llama.cpp's; None where it is none of theirs."""
+def _key(file: Path, name: str) -> str:
+    """Hugging Face's name for a tensor of llama.cpp's. ValueError where it is none of theirs."""
     part, _, ending = name.rpartition(".")
     if part in NAMES:
         return f"{NAMES[part]}.{ending}"
     block, _, rest = part.removeprefix("blk.").partition(".")
     if part.startswith("blk.") and rest in BLOCK_NAMES:
         return f"model.layers.{block}.{BLOCK_NAMES[rest]}.{ending}"
-    return None
+    raise ValueError(f"{file} is no SmolLM2: its tensor {name!r:.80} has no place in the model")
 
 
 def read_gguf(
@@ -280,24 +273,26 @@ def read_gguf(
 ) -> tuple[SmolLM2Config, dict[str, torch.Tensor]]:
     """The config in a .gguf, and its weights by Hugging Face's names as floats of `dtype`.
 
-    Raises what `read_header`, `config_of`, `shapes_of` and `read_tensors` do. Whether the weights
-    are all there and those of the config, `load_pretrained` looks.
+    Raises what `read_header`, `config_of` and `read_tensors` do. Whether the weights are all there
+    and those of the config, `load_pretrained` looks.
     """
     header = read_header(file)
-    config, _ = config_of(header), shapes_of(header)
+    config = config_of(header)
     return config, read_tensors(header, config, dtype, device)
 
 
 def read_tensors(header: Header, config: SmolLM2Config, dtype, device) -> dict[str, torch.Tensor]:
     """The weights by Hugging Face's names, as floats, rows of q and k in Hugging Face's order.
 
-    ValueError for a type of weights that the library `gguf` does not turn into floats.
+    ValueError for a tensor without a place in the model, and for a type of weights that the
+    library `gguf` does not turn into floats.
     """
     from gguf import GGMLQuantizationType, dequantize
 
     tensors = {}
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for name, place in header.tensors.items():
+        key = _key(header.file, name)
         raw = np.fromfile(header.file, np.uint8, place.size, offset=place.start)
         kind = GGMLQuantizationType(place.kind)
         try:
@@ -311,7 +306,7 @@ def read_tensors(header: Header, config: SmolLM2Config, dtype, device) -> dict[s
         tensor = torch.from_numpy(weights)
         if (part := name.removesuffix(".weight").rpartition(".")[2]) in heads:
             tensor = halves(tensor, heads[part])
-        tensors[_key(name)] = tensor.to(device, dtype)  # its memory is ours: nothing to copy
+        tensors[key] = tensor.to(device, dtype)  # its memory is ours: nothing to copy
     return tensors
 
 

@@ -54,14 +54,15 @@ PUBLISHED = {
 }
 
 
+WHOLE = ("*.json", "*.safetensors")  # of a repository: its weights and what belongs to them
+
+
 def offline() -> bool:
     """Whether nothing is to be fetched: SMOL_OFFLINE=1 is set."""
     return os.environ.get("SMOL_OFFLINE") == "1"
 
 
-def fetch(
-    directory_or_repo_id: str | Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors")
-) -> Path:
+def fetch(directory_or_repo_id: str | Path, patterns: tuple[str, ...] = WHOLE) -> Path:
     """The folder of a checkpoint: a local one as it is, a hub repository downloaded or cached.
 
     Of a repository only the files that `patterns` match are fetched. With SMOL_OFFLINE=1 the hub

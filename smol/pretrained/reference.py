@@ -9,7 +9,7 @@ import torch
 
 from smol.checks import one_of, path
 from smol.checks import seed as checked_seed
-from smol.pretrained.hub import INSTRUCT, PUBLISHED, fetch, offline
+from smol.pretrained.hub import INSTRUCT, PUBLISHED, WHOLE, fetch, offline
 from smol.pretrained.weights import check_dtype, read_checked
 from smol.pretrained.wheel import packaged
 from smol.terminal import reason
@@ -29,13 +29,11 @@ class Found(NamedTuple):
     why: str
 
 
-def find_reference(
-    repo_id: str | Path = INSTRUCT, patterns: tuple[str, ...] = ("*.json", "*.safetensors")
-) -> Found:
+def find_reference(repo_id: str | Path = INSTRUCT, patterns: tuple[str, ...] = WHOLE) -> Found:
     """Where a model comes from: the hub (or its cache), else packaged (see `packaged`), else
     nowhere, which means random weights. A folder or a .gguf of one's own is "local".
 
-    SMOL_WEIGHTS=published, packaged or random forces one for the models of the hub; SMOL_OFFLINE=1
+    SMOL_WEIGHTS=published, packaged or random forces one for those of PUBLISHED; SMOL_OFFLINE=1
     fetches nothing. Raises FileNotFoundError where the one that is forced cannot be had, and for
     what is neither a file here nor one of PUBLISHED.
     """
@@ -45,14 +43,16 @@ def find_reference(
     forced = os.environ.get("SMOL_WEIGHTS") or None
     if forced:
         one_of("SMOL_WEIGHTS", forced, WEIGHTS)
-    if forced == "random" and name in PUBLISHED:
+    if name not in PUBLISHED:  # there is but one place for it
+        return Found("published", fetch(repo_id, patterns), "")
+    if forced == "random":
         return Found("random", None, "SMOL_WEIGHTS=random is set")
     why = []
     if forced != "packaged":
         try:
             return Found("published", fetch(repo_id, patterns), "")
         except FileNotFoundError:
-            if forced or name not in PUBLISHED:
+            if forced:
                 raise
             why.append("the hub is not asked" if offline() else "the hub is out of reach")
     if name == INSTRUCT:
@@ -67,7 +67,7 @@ def find_reference(
     return Found("random", None, "; ".join(why))
 
 
-def instruct_files(patterns: tuple[str, ...] = ("*.json", "*.safetensors")) -> Path:
+def instruct_files(patterns: tuple[str, ...] = WHOLE) -> Path:
     """Where SmolLM2-135M-Instruct lies, for `load_pretrained` and `BPETokenizer.load`: the folder
     from the hub, or the packaged .gguf. FileNotFoundError, with the remedy, where neither is."""
     found = find_reference(INSTRUCT, patterns)
