@@ -21,20 +21,24 @@ class NotAttempted(Exception):
     """The reader has not begun: the answer is `...`."""
 
 
-def exercise(check: Callable) -> Callable:
+def exercise(check: Callable | None = None, *, instead: object = None) -> Callable:
     """Makes of `check` one that never raises but prints a verdict on the reader's answer.
 
     "not attempted yet" for a stub that returns `...`, "not yet: why" for a wrong answer or one
-    that raises, "correct" for the rest.
+    that raises; for the rest what `check` returns, "correct" where that is nothing. With `instead`
+    it gives back what the notebook goes on with: the answer if it is right, else `instead`.
     """
+    if check is None:
+        return functools.partial(exercise, instead=instead)
 
     @functools.wraps(check)
     def verdict(*answer):
+        right = False
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                check(*answer)
-            said = "correct"
+                said = check(*answer) or "correct"
+            right = True
         except NotAttempted:
             said = "not attempted yet"
         except NotYet as reason:
@@ -45,6 +49,7 @@ def exercise(check: Callable) -> Callable:
             said = f"not yet: the check cannot work with this answer ({type(error).__name__})"
         line = " ".join(said.splitlines())
         print(line if len(line) <= 600 else f"{line[:600]}…")
+        return None if instead is None else answer[0] if right else instead
 
     return verdict
 

@@ -47,19 +47,11 @@ class TestNotebook:
         ]
         assert not any(a and b for a, b in itertools.pairwise(ignored))
 
-    def test_solutions_are_folded_and_correct(self, file):
-        solutions = [c for c in code_cells(file) if c.source.startswith("# @title Solution")]
-        assert len(solutions) >= 3
-        for cell in solutions:
+    def test_what_is_no_content_is_folded(self, file):
+        for cell in code_cells(file)[:2]:  # the set-up, and the imports with the map
+            assert cell.source.startswith("# @title ")
             assert cell.metadata["jupyter"] == {"source_hidden": True}
             assert cell.metadata["cellView"] == "form"
-            assert cell.outputs[-1].text.splitlines()[-1] == "correct"
-
-    def test_exercises_start_unattempted(self, file):
-        cells = code_cells(file)
-        for before, solution in itertools.pairwise(cells):
-            if solution.source.startswith("# @title Solution"):
-                assert before.outputs[-1].text == "not attempted yet\n"
 
     def test_no_error_is_stored(self, file):
         outputs = [out for cell in code_cells(file) for out in cell.outputs]

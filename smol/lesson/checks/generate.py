@@ -7,7 +7,11 @@ from smol.lesson import kind
 from smol.lesson.exercise import ask, exercise, expect, expect_close
 
 
-@exercise
+def _choices(logits: torch.Tensor) -> torch.Tensor:
+    return torch.distributions.Categorical(logits=logits).entropy().exp()
+
+
+@exercise(instead=_choices)
 def check_choices(choices):
     flat, sure = torch.zeros(8), torch.tensor([50.0] + [0.0] * 7)
     half = torch.tensor([1.0, 1.0] + [float("-inf")] * 6)  # as a filter leaves it
@@ -53,7 +57,20 @@ def _shown_by(until, pieces: list[str], stop: list[str]) -> list[str]:
     return [*states, "".join(shown)]
 
 
-@exercise
+def _beams(log_probs, prompt: list[int], width: int, steps: int) -> list[int]:
+    """Beam search, one text at a time."""
+    beams = [(0.0, list(prompt))]
+    for _ in range(steps):
+        longer = [
+            (score + p, [*ids, i])
+            for score, ids in beams
+            for i, p in enumerate(log_probs(torch.tensor([ids]))[0].tolist())
+        ]
+        beams = sorted(longer, key=lambda beam: -beam[0])[:width]
+    return beams[0][1]
+
+
+@exercise(instead=_beams)
 def check_beam(beam_search):
     """On a model of 5 tokens that looks three tokens back; 125 beams leave nothing out."""
 
@@ -66,19 +83,6 @@ def check_beam(beam_search):
         got = ask(kind.listed, beam_search, log_probs, [0], width, 4)
         want = _beams(log_probs, [0], width, 4)
         expect(got == want, f"width {width}, 4 steps after [0]: {got}, not {want}")
-
-
-def _beams(log_probs, prompt: list[int], width: int, steps: int) -> list[int]:
-    """Beam search, one text at a time."""
-    beams = [(0.0, list(prompt))]
-    for _ in range(steps):
-        longer = [
-            (score + p, [*ids, i])
-            for score, ids in beams
-            for i, p in enumerate(log_probs(torch.tensor([ids]))[0].tolist())
-        ]
-        beams = sorted(longer, key=lambda beam: -beam[0])[:width]
-    return beams[0][1]
 
 
 @exercise
