@@ -21,12 +21,17 @@ class NotAttempted(Exception):
     """The reader has not begun: the answer is `...`."""
 
 
+class Nearly(NotYet):
+    """The answer is right but for its rounding; the text says how far, and what rounds alike."""
+
+
 def exercise(check: Callable | None = None, *, instead: object = None) -> Callable:
     """Makes of `check` one that never raises but prints a verdict on the reader's answer.
 
     "not attempted yet" for a stub that returns `...`, "not yet: why" for a wrong answer or one
-    that raises; for the rest what `check` returns, "correct" where that is nothing. With `instead`
-    it gives back what the notebook goes on with: the answer if it is right, else `instead`.
+    that raises, "nearly: why" for one that only rounds otherwise; for the rest what `check`
+    returns, "correct" where that is nothing. With `instead` it gives back what the notebook goes
+    on with: the answer if it is right, else `instead`.
     """
     if check is None:
         return functools.partial(exercise, instead=instead)
@@ -41,6 +46,8 @@ def exercise(check: Callable | None = None, *, instead: object = None) -> Callab
             right = True
         except NotAttempted:
             said = "not attempted yet"
+        except Nearly as reason:
+            said = f"nearly: {reason}"
         except NotYet as reason:
             said = f"not yet: {reason}"
         except Raised as error:
@@ -65,6 +72,19 @@ def ask(kind: Callable, function: Callable, *args):
         raise NotAttempted
     expect(answer is not None, "your function returns None: is a return missing?")
     return kind(answer)
+
+
+def readers_module(made: type, *args, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A module of the reader's class, with the tensors of `state` themselves, not copies."""
+    if made is ...:
+        raise NotAttempted
+    is_module = isinstance(made, type) and issubclass(made, torch.nn.Module)
+    expect(is_module, f"your answer is {described(made)}, a class of nn.Module is wanted")
+    with readers_code():
+        with torch.device("meta"):  # no memory, no time for random weights
+            module = made(*args)
+        module.load_state_dict(state, assign=True)
+    return module.eval()
 
 
 def expect_equal(got, want, what: str) -> None:

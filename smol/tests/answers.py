@@ -25,8 +25,8 @@ def rope(x, positions, theta, sign=1.0):
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-def window(T, S, size, extra=0):
-    return torch.ones(T, S, dtype=torch.bool).tril(S - T).triu(S - T - size + 1 + extra)
+def window(T, size, extra=0):
+    return torch.ones(T, T, dtype=torch.bool).tril().triu(1 - size + extra)
 
 
 def loss(logits, ids, shift=1):

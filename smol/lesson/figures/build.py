@@ -1,4 +1,4 @@
-"""The figures of notebook 2: rotary positions, heads in groups, where they look, functions."""
+"""The figures of notebook 2: norms, rotary positions, attention by hand, heads, functions."""
 
 import math
 
@@ -6,8 +6,11 @@ import numpy as np
 from matplotlib.patches import Circle
 
 from smol.lesson.figures.style import (
+    BLUE,
     FAINT,
     HEAT,
+    INK,
+    ORANGE,
     PALETTE,
     RED,
     SOFT,
@@ -18,7 +21,138 @@ from smol.lesson.figures.style import (
     styled,
 )
 
-__all__ = ["curves", "head_groups", "head_maps", "rope_dials", "rope_scores", "rope_wavelengths"]
+__all__ = [
+    "attention_arrows",
+    "attention_steps",
+    "curves",
+    "head_groups",
+    "head_maps",
+    "norm_arrows",
+    "rope_dials",
+    "rope_pair",
+    "rope_wavelengths",
+]
+
+
+@styled
+def norm_arrows():
+    """Vectors of two numbers before and after: what RMSNorm keeps, and what LayerNorm does."""
+    fig, axes = figure(8.6, 3.0, 2)
+    vectors = np.array([[3.0, 4.0], [1.5, 2.0], [4.0, 0.5], [-2.0, 1.0]])
+    whole = {
+        "RMSNorm: along its own ray onto one circle": lambda x: x,
+        "LayerNorm: the mean is taken off first": lambda x: x - x.mean(-1, keepdims=True),
+    }
+    for ax, (title, prepare) in zip(axes, whole.items(), strict=True):
+        blank(ax, (-4.6, 5.6), (-2.2, 4.6))
+        ax.set_aspect("equal")
+        ax.set_title(title)
+        ax.plot([-3, 5], [0, 0], color=FAINT, lw=1, zorder=0)
+        ax.plot([0, 0], [-2, 4.3], color=FAINT, lw=1, zorder=0)
+        ax.add_patch(Circle((0, 0), math.sqrt(2), fill=False, edgecolor=SOFT, lw=1, ls="--"))
+        moved = prepare(vectors)
+        after = moved / np.sqrt((moved**2).mean(-1, keepdims=True))
+        for before, end, color in zip(vectors, after, PALETTE, strict=False):
+            arrow(ax, (0, 0), before, color)
+            ax.plot(*end, "o", ms=9, color=color, markeredgecolor="white", zorder=5)
+            x, y = before * (1 + 0.3 / np.linalg.norm(before))
+            label = ", ".join(f"{n:g}" for n in before)
+            ax.text(x - 0.45 * (before[1] == 2), y + 0.12, f"({label})", ha="center", fontsize=8)
+    axes[0].text(1.5, -1.6, "arrow: before\ndot: after", fontsize=8.5, color=SOFT)
+    return fig, (
+        "four vectors of two numbers and what becomes of them: RMSNorm puts each onto a circle "
+        "without turning it; LayerNorm leaves only two places"
+    )
+
+
+@styled
+def rope_pair(pairs: list[tuple[float, float]], q: tuple[float, float], k: tuple[float, float]):
+    """q and k as clock hands, each turned by its position in radians: (m, n) for each panel."""
+    fig, axes = figure(8.6, 2.9, len(pairs) + 1)
+    for ax, (m, n) in zip(axes, [(0.0, 0.0), *pairs], strict=True):
+        blank(ax, (-1.45, 1.45), (-1.5, 1.4))
+        ax.set_aspect("equal")
+        ax.add_patch(Circle((0, 0), 1, facecolor="#fafafa", edgecolor=FAINT, lw=1.5))
+        ends = []
+        for (x, y), angle, color, name in ((q, m, BLUE, "q"), (k, n, ORANGE, "k")):
+            c, s = math.cos(angle), math.sin(angle)
+            end = (x * c - y * s, y * c + x * s)
+            ends.append(end)
+            arrow(ax, (0, 0), end, color)
+            far = 1.18 if name == "q" or m - n != 1 else 1.36
+            ax.text(far * end[0], far * end[1], name, ha="center", va="center", color=color)
+        score = sum(a * b for a, b in zip(*ends, strict=True))
+        where = "not turned" if m == n == 0 else f"query at {m:g}, key at {n:g}"
+        ax.set_title(where, ha="center", x=0.5)
+        ax.text(0, -1.42, f"score {score:.2f}", ha="center", fontsize=9, color=INK)
+    return fig, (
+        "a query and a key as two clock hands, turned by their positions: the angle between them "
+        "depends on the distance of the positions alone"
+    )
+
+
+@styled
+def attention_steps(steps: dict[str, np.ndarray], words: list[str]):
+    """Tables of one head, (T, T) each with its numbers, one for each step of attention."""
+    fig, axes = figure(2.45 * len(steps), 2.75, len(steps))
+    places = range(len(words))
+    for ax, (title, table) in zip(axes, steps.items(), strict=True):
+        finite = np.where(np.isfinite(table), table, np.nan)
+        ax.imshow(finite, cmap=HEAT, vmin=0, vmax=1.35 * np.nanmax(finite))
+        for i in places:
+            for j in places:
+                said = "−∞" if np.isneginf(table[i, j]) else f"{table[i, j]:.3g}"
+                if np.isfinite(table[i, j]) and 0 < table[i, j] < 1:
+                    said = f"{table[i, j]:.2f}"
+                dark = np.isfinite(finite[i, j]) and finite[i, j] > 0.75 * np.nanmax(finite)
+                color = "white" if dark else INK
+                ax.text(j, i, said, ha="center", va="center", fontsize=8.5, color=color)
+        ax.set_title(title)
+        ax.set_xticks(places, words, fontsize=8.5)
+        ax.set_yticks(places, words, fontsize=8.5)
+        ax.set_xlabel("who is asked (key)", fontsize=9)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(np.arange(len(words) + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color=FAINT, lw=0.8)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(which="both", length=0)
+    axes[0].set_ylabel("who asks (query)", fontsize=9)
+    return fig, f"tables of {', '.join(words)} against the same: {', '.join(steps)}"
+
+
+@styled
+def attention_arrows(weights: np.ndarray, words: list[str]):
+    """Each token's column, and arrows from the tokens it reads, as thick as their shares."""
+    T = len(words)
+    fig, ax = figure(7.6, 2.9)
+    blank(ax, (-0.5, T - 0.3), (-0.75, 2.35))
+    for j, word in enumerate(words):
+        ax.plot([j, j], [0.15, 2.0], color=INK, lw=2.4, zorder=1, solid_capstyle="round")
+        box(ax, j, -0.1, 0.62, 0.34, word, BLUE, 10)
+        ax.text(j, 2.12, f"what “{word}” has now", ha="center", fontsize=8.5, color=SOFT)
+    for i in range(T):
+        for j in range(i):
+            share = float(weights[i, j])
+            look = {"arrowstyle": "-|>", "color": RED, "lw": 0.4 + 6 * share, "shrinkA": 2}
+            look |= {"alpha": 0.25 + 0.75 * share, "shrinkB": 2, "mutation_scale": 12}
+            ax.annotate("", xy=(i, 1.6), xytext=(j, 0.35 + 0.25 * i), arrowprops=look)
+            if share >= 0.1:
+                at = (i + 0.07, 0.85 - 0.22 * (i - j - 1))
+                white = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}
+                said = f"{share:.2f} of “{words[j]}”"
+                ax.text(*at, said, fontsize=8.5, color=RED, bbox=white)
+    ax.text(
+        -0.45,
+        -0.65,
+        "arrows: from the token that is read to the one that reads it, as thick as its share",
+        fontsize=8.5,
+        color=SOFT,
+    )
+    said = "; ".join(
+        f"{words[i]} reads " + ", ".join(f"{words[j]} {weights[i, j]:.2f}" for j in range(i + 1))
+        for i in range(T)
+    )
+    return fig, f"shares as arrows between columns, from left to right only: {said}"
 
 
 @styled
@@ -62,19 +196,6 @@ def rope_wavelengths(head_dim: int, thetas: dict[str, float], context: int):
     ax.set(xlabel="pair", ylabel="tokens for one turn", xlim=(-0.7, head_dim // 2 + 5))
     ax.grid(axis="y")
     return fig, f"tokens for one full turn of each pair, for theta {' and '.join(thetas)}"
-
-
-@styled
-def rope_scores(curves: dict[str, np.ndarray]):
-    """The score of a query and an equal key against the distance between them."""
-    fig, ax = figure(7.6, 2.7)
-    for color, (name, scores) in zip(PALETTE, curves.items(), strict=False):
-        ax.plot(np.arange(len(scores)), scores, color=color, lw=1.2, label=name)
-    ax.axhline(0, color=SOFT, lw=0.8)
-    ax.set(xlabel="distance in tokens", ylabel="score", xscale="symlog")
-    ax.set_xlim(0, max(len(s) for s in curves.values()) - 1)
-    ax.legend()
-    return fig, f"score against distance for {' and '.join(curves)}: high when near, then it sways"
 
 
 @styled
