@@ -8,6 +8,8 @@ says more about the machine than about the code.
 - `tokenizer`: training and encoding, ours beside the Rust library's
 - `train`: one training step, an improvement at a time, beside transformers' model
 - `decode`: decode and prefill, beside transformers and under the roofline
-- `series`: the notebooks' times, and the parity of notebook 3
+- `parity`, `patient`: what the ladder and weaker checks see of planted bugs, in small models that
+  `patient` trains and in the real one
+- `series`: the notebooks' times
 - `__main__`: the command line, and what is stored of the machine
 """

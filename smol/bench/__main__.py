@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from smol.bench.decode import decode, prefill, roofline
-from smol.bench.series import notebooks, parity
+from smol.bench.parity import parity
+from smol.bench.series import notebooks
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
 from smol.checks import path

@@ -1,14 +1,10 @@
-"""The series itself: how long its notebooks take, and the parity that notebook 3 establishes."""
+"""The series itself: how long its notebooks take."""
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import torch
 
 from smol.doctor import probe
 
@@ -32,25 +28,3 @@ def notebooks() -> dict:
     print(f"{'all':16} {sum(seconds.values()):5.1f} s; a training step {rate:.3f} s")
     weights = os.environ.get("SMOL_WEIGHTS") or "random"
     return {"probe_seconds": rate, "weights": weights, "seconds": seconds}
-
-
-def parity() -> dict:
-    """Parity of SmolLM2-135M, and the bug table: notebook 3's own cells, up to that table."""
-    import nbformat
-
-    space, start = {}, time.perf_counter()
-    notebook = nbformat.read(ROOT / "notebooks/03_parity.ipynb", as_version=4)
-    # The cells switch gradients off; the next benchmark needs them as they were.
-    with contextlib.redirect_stdout(io.StringIO()), torch.enable_grad():
-        for cell in (c for c in notebook.cells if c.cell_type == "code"):
-            exec(cell.source, space)
-            if "caught" in space:
-                break
-    caught, report = space["caught"], space["report"]
-    totals = {name: sum(row[name] for row in caught.values()) for name in caught["no_mask"]}
-    print(report)
-    print(f"of {len(caught)} bugs: {totals}, in {time.perf_counter() - start:.0f} s")
-    if not report.ok:
-        raise AssertionError(f"not the same model: {report.first}")
-    rungs = {rung.name: rung.seen for rung in report.rungs}
-    return {"rungs": rungs, "bugs": len(caught), "caught": totals, "by_bug": caught}

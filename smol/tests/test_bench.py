@@ -1,28 +1,40 @@
 """The benchmarks measure what they say, and only where the results are equal."""
 
+import copy
+import dataclasses
+import functools
+import inspect
 import json
+import linecache
 import statistics
 import sys
+import types
 from pathlib import Path
 
 import nbformat
 import pytest
 import regex
 import torch
+import torch.nn.functional as F
 
-from smol import SmolLM2Config
+from smol import SmolLM2, SmolLM2Config
 from smol.bench.__main__ import main
 from smol.bench.decode import decode, prefill, roofline, writers
-from smol.bench.series import parity
+from smol.bench.parity import examine, parity, patients, real, real_patient, summary
+from smol.bench.patient import doctor_of, trained_patient
 from smol.bench.timing import side_by_side, spread
 from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
 from smol.bench.train import ladder, train
 from smol.count import cache_bytes, count_parameters, flops_per_token
 from smol.data import Corpus, load_corpus
 from smol.generate import fast
+from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
 from smol.lesson.figures.readme import results_from
+from smol.parity import MUTANTS, Mutant, Report
+from smol.parity.ladder import Rung
 from smol.pretrained import from_reference
+from smol.tests.reference import tiny_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
 from smol.train import PRESETS
 
@@ -282,6 +294,10 @@ def test_the_claims_say_how_fast_it_writes():
 # -- the README's results -------------------------------------------------------------------------
 
 
+def span(numbers: list[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}"
+
+
 def test_the_readme_shows_what_was_measured():
     """Its picture's alt text, and the lines of its table, are those of the stored results."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -291,10 +307,22 @@ def test_the_readme_shows_what_was_measured():
         name: json.loads((ROOT / f"assets/results/{name}.json").read_text(encoding="utf-8"))
         for name in ("parity", "decode", "prefill", "notebooks")
     }
-    caught, bugs = stored["parity"]["parity"]["caught"], stored["parity"]["parity"]["bugs"]
-    assert f"{caught['ladder']} of {bugs} caught" in readme and caught["ladder"] == bugs
+    measured = stored["parity"]["parity"]
+    small, one_layer, bugs = measured["patients"], measured["real"], measured["bugs"]
+    answers = [one["argmax"][end] for one in small for end in ("least", "most")]
+    losses, layers = [one["loss"] for one in small], one_layer["everywhere"]
+    ladder_sees = (
+        f"{bugs} of {bugs} caught by the ladder, which also names the place, in each of "
+        f"{len(small)} small models"
+    )
+    assert ladder_sees in readme
+    assert {one[check] for one in small for check in ("ladder", "places")} == {bugs}
     others = (
-        f"the loss to 1 % sees {caught['loss ± 1 %']}, one right answer {caught['one argmax']}"
+        f"one right answer sees {span(answers)}, by model and prompt; the loss to 1 % "
+        f"{span(losses)}. In the real model ({len(one_layer['prompts'])} prompts, "
+        f"{one_layer['weights']} weights) an answer sees {span(one_layer['argmax'])} and a "
+        f"prompt's loss {span(one_layer['loss'])} with the bug in one layer of 30, "
+        f"{span(layers['argmax'])} and {span(layers['loss'])} with it in all"
     )
     assert others in readme
     speed = {r["name"]: r["speedup"] for r in stored["decode"]["decode"]["writers"]}
@@ -308,23 +336,162 @@ def test_the_readme_shows_what_was_measured():
         assert f"| {seconds:.0f} s |" in row
 
 
-def test_parity_runs_the_notebooks_own_cells(monkeypatch, tmp_path):
-    """Up to the bug table and no further; a model that differs is refused."""
-    source = (
-        "import torch\ntorch.set_grad_enabled(False)\n"
-        "class R:\n    ok, rungs, first = {ok}, [], 'norm'\nreport = R()\n"
-        "caught = {{'no_mask': {{'shapes': False, 'ladder': True}}}}"
-    )
-    for ok in (True, False):
-        cells = [
-            nbformat.v4.new_code_cell(source.format(ok=ok)),
-            nbformat.v4.new_code_cell("1 / 0"),
-        ]
-        notebook = nbformat.v4.new_notebook(cells=cells)
-        monkeypatch.setattr(nbformat, "read", lambda *args, n=notebook, **kwargs: n)
-        if ok:
-            assert parity()["caught"] == {"shapes": 0, "ladder": 1}
-        else:
-            with pytest.raises(AssertionError, match="not the same model: norm"):
-                parity()
-        assert torch.is_grad_enabled()
+# -- parity ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def a_patient():
+    """Trained so little that it is ready in a second; what is wrong with it shows all the same."""
+    patient, held_out = trained_patient(seed=0, steps=20)
+    return patient, doctor_of(patient), held_out
+
+
+@pytest.fixture
+def few_bugs(monkeypatch):
+    names = ("no_mask", "head_untied", "layers_exchanged", "gradient_cut", "cache_not_reset")
+    bugs = {name: MUTANTS[name] for name in names}
+    monkeypatch.setattr("smol.bench.parity.MUTANTS", bugs)
+    return bugs
+
+
+def test_checks_see_what_they_can_see(few_bugs):
+    before = {key: tensor.clone() for key, tensor in a_patient()[0].state_dict().items()}
+    rows = examine(*a_patient())
+    assert list(rows) == list(few_bugs)
+    assert all(row["ladder"] and row["places"] and not row["shapes"] for row in rows.values())
+    assert [name for name, row in rows.items() if row["count"]] == ["head_untied"]
+    assert rows["head_untied"]["loss"] == [True] and any(rows["head_untied"]["argmax"])
+    for name in ("gradient_cut", "cache_not_reset"):
+        assert rows[name]["loss"] == [False] and not any(rows[name]["argmax"])
+    assert all(len(row["argmax"]) == 64 for row in rows.values())
+    after = a_patient()[0].state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def test_the_patients_are_counted(monkeypatch, capsys):
+    bugs = {"one": [True, True, False], "two": [True, False, False], "three": [False] * 3}
+    rows = {
+        name: {"argmax": argmax, "loss": [name == "one"]}
+        | {"ladder": True, "places": name != "two", "shapes": False, "count": False}
+        for name, argmax in bugs.items()
+    }
+    monkeypatch.setattr("smol.bench.parity.MUTANTS", bugs)
+    monkeypatch.setattr("smol.bench.parity.examine", lambda *args: rows)
+    found, by_bug = patients(seeds=(3, 4), steps=0)
+    assert [one["seed"] for one in found] == [3, 4]
+    assert found[0]["argmax"] == {"least": 0, "median": 1, "most": 2, "all": 2}
+    counted = {"loss": 1, "ladder": 3, "places": 2, "shapes": 0, "count": 0}
+    assert counted.items() <= found[1].items()
+    assert found[0]["prompts"] == 64 and 0 <= found[0]["healthy_right"] < 64  # it learnt nothing
+    assert by_bug["one"] == {"argmax": 4, "loss": 2, "ladder": 2}
+    assert "one answer sees 0 to 2 bugs (median 1), all of them 2" in capsys.readouterr().out
+
+
+def says(ok):
+    return lambda *args: Report([Rung("logits", ok, "")])
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_check_that_always_says_the_same_is_found_out(monkeypatch, few_bugs, ok):
+    """One that always says yes catches nothing; one that always says no cries at the healthy."""
+    monkeypatch.setattr("smol.bench.parity.ladder", says(ok))
+    if ok:
+        rows = examine(*a_patient())
+        assert summary(rows)["ladder"] == summary(rows)["places"] == 0
+    else:
+        with pytest.raises(AssertionError, match="'ladder' cries where there is no bug"):
+            examine(*a_patient())
+
+
+def test_a_bug_that_stays_behind_is_found_out(monkeypatch):
+    def spoil(model, layer):
+        model.norm.weight.data[0] += 9.0
+
+    spoilt, doctor, held_out = copy.deepcopy(a_patient()[0]), *a_patient()[1:]
+    bugs = {"spoil": Mutant("spoil", "norm", "in place", action=spoil)}
+    monkeypatch.setattr("smol.bench.parity.MUTANTS", bugs)
+    with pytest.raises(AssertionError, match="cries where there is no bug"):
+        examine(spoilt, doctor, held_out)
+
+
+@pytest.mark.parametrize("layer", [1, None])
+def test_prompts_of_the_real_model_see_bugs(few_bugs, layer, capsys):
+    """Here with a small model in its place."""
+    patient, _, held_out = a_patient()
+    prompts = {"long": held_out[:1], "short": held_out[1:2, :9]}
+    found = real(patient, prompts, layer)
+    assert found["layer"] == layer and len(found["argmax"]) == len(found["loss"]) == 2
+    assert found["unseen"][-2:] == ["gradient_cut", "cache_not_reset"]
+    assert found["argmax_all"] >= max(found["argmax"])
+    assert {"shapes": 0, "count": 1}.items() <= found.items()
+    assert "its answer sees" in capsys.readouterr().out
+
+
+def test_a_random_model_is_skipped_with_its_reason(capsys):
+    found = real_patient(types.SimpleNamespace(weights="random"))
+    assert set(found) == {"weights", "skipped"} and "random" in found["skipped"]
+    assert found["skipped"] in capsys.readouterr().out
+
+
+def test_a_model_that_differs_is_refused(monkeypatch, reference_of_parity):
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="not the same model"):
+        patch.setattr("smol.bench.parity.ladder", says(False))
+        parity()
+    for name, result in {"patients": ([], {}), "real_patient": {}}.items():
+        monkeypatch.setattr(f"smol.bench.parity.{name}", lambda *args, r=result: r)
+    found = parity()
+    assert set(found) == {"weights", "rungs", "bugs", "real", "patients", "by_bug"}
+    assert len(found["rungs"]) == 11 and found["bugs"] == len(MUTANTS)
+
+
+@pytest.fixture
+def reference_of_parity(monkeypatch):
+    reference = tiny_reference()
+    reference.weights = "random"
+    monkeypatch.setattr("smol.bench.parity.load_reference", lambda: reference)
+
+
+def test_the_stored_figures_of_parity():
+    """Every patient has its figures, and the ladder all bugs with their places."""
+    stored = json.loads((ROOT / "assets/results/parity.json").read_text(encoding="utf-8"))
+    stored = stored["parity"]
+    assert stored["bugs"] == len(MUTANTS) and list(stored["by_bug"]) == list(MUTANTS)
+    assert [one["seed"] for one in stored["patients"]] == list(range(5))
+    for one in stored["patients"]:
+        assert one["ladder"] == one["places"] == stored["bugs"]
+        assert one["healthy_right"] == one["prompts"] == 64
+        argmax = one["argmax"]
+        assert argmax["least"] <= argmax["median"] <= argmax["most"] <= argmax["all"]
+    for check in ("loss", "ladder"):
+        seen = sum(row[check] for row in stored["by_bug"].values())
+        assert seen == sum(one[check] for one in stored["patients"])
+    found = stored["real"]
+    assert found["weights"] == "packaged"
+    for one in (found, found["everywhere"]):
+        assert len(one["argmax"]) == len(one["loss"]) == len(found["prompts"])
+        assert set(one["unseen"]) < set(MUTANTS)
+
+
+def test_the_patient_is_that_of_notebook_3(capsys):
+    """The same code where a cell defines it; the same weights, to the bit, after twenty steps."""
+    steps = inspect.signature(trained_patient).parameters["steps"].default
+    notebook = nbformat.read(ROOT / "notebooks/03_parity.ipynb", as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    first = next(i for i, cell in enumerate(cells) if "def said_twice(" in cell)
+    last = next(i for i, cell in enumerate(cells) if "held_out = said_twice(64)" in cell)
+    assert sum(f"range({steps})" in cell for cell in cells[first : last + 1]) == 1
+    space = {"torch": torch, "F": F, "SmolLM2": SmolLM2, "SMALL": SMALL}
+    space |= {"dataclasses": dataclasses, "__name__": "notebook"}
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        for i, cell in enumerate(cells[first : last + 1]):
+            cell = cell.replace(f"range({steps})", "range(20)")
+            linecache.cache[f"cell {i}"] = len(cell), None, cell.splitlines(True), f"cell {i}"
+            exec(compile(cell, f"cell {i}", "exec"), space)
+    same_code(space["said_twice"], space["loss_of"])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{name}: same code as smol.bench.patient" for name in ("said_twice", "loss_of")
+    ]
+    patient, _, held_out = a_patient()
+    assert torch.equal(held_out, space["held_out"])
+    for key, tensor in patient.state_dict().items():
+        assert torch.equal(tensor, space["patient"].state_dict()[key]), key
