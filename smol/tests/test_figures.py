@@ -98,7 +98,8 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
-    assert len(shown) == 35
+    figures.one_more_token(["a", "b", "c"])
+    assert len(shown) == 36
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
@@ -106,6 +107,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
         assert len(data["image/png"]) > 2000
     said = [data["text/plain"] for data, _ in shown]
     assert any("after 2 words, where the text begins again" in text for text in said)
+    assert any("a cache the keys and values of 1, and 3 scores" in text for text in said)
     lens = "first choice: “·” after 0–1, “.” after 2, “↵” after 3, “·a” after 4; place of the last"
     assert any(lens in text for text in said)
     assert ("matplotlib.pyplot" in sys.modules) == before

@@ -5,8 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from smol.tests.processors import names
-from smol.tests.solutions import Reader, cards, solutions
+from smol.tests.solutions import Reader, cards, faults, read_below, solutions
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -27,13 +26,12 @@ class TestExercises:
         for solution in solutions(notebook):
             assert solution.stub.outputs[-1].text.splitlines()[-1] == "not attempted yet"
 
-    def test_a_card_says_how_hard_and_how_long_and_gives_a_hint(self, file):
-        for number, card, _ in cards(opened(file)):
-            first = card.source.splitlines()[0].split(" · ")
-            assert first[1] in ("easy", "medium", "hard"), (number, first)
-            assert any(part.strip().endswith("minutes") for part in first), number
-            assert "<details><summary>Hint" in card.source, number
-            assert card.source.startswith("**Exercise "), number
+    def test_cards_stubs_and_solutions_are_sound(self, file):
+        notebook = opened(file)
+        for (number, card, stub), solution in zip(
+            cards(notebook), solutions(notebook), strict=True
+        ):
+            assert faults(card.source, solution.code, stub.source) == [], number
 
     def test_the_solutions_are_right(self, file):
         reader = Reader(opened(file))
@@ -42,23 +40,7 @@ class TestExercises:
             assert said.startswith(("correct", "exact", "within")), (number, said)
 
     def test_nothing_below_depends_on_an_answer(self, file):
-        """What a stub's cell defines, no later cell reads; what its check gives back, it may."""
-        code = [cell for cell in opened(file).cells if cell.cell_type == "code"]
-        stubs = {id(s.stub): s for s in solutions(nbformat.from_dict({"cells": _all(file)}))}
-        assert len(stubs) >= 3
-        for k, cell in enumerate(code):
-            number = next((s.number for s in stubs.values() if s.stub.id == cell.id), None)
-            if number is None:
-                continue
-            open_names = {n for n in names(cell.source)[0] if f"{n} = check_" not in cell.source}
-            for later in code[k + 1 :]:
-                made, read = names(later.source)
-                assert not read & open_names, (number, later.id, read & open_names)
-                open_names -= made
-
-
-def _all(file):
-    return opened(file).cells
+        assert read_below(opened(file)) == []
 
 
 def test_the_reader_can_tell_a_wrong_solution():
@@ -77,3 +59,77 @@ def test_a_card_without_a_solution_is_refused():
     card.source = card.source.replace("Solution</summary>", "Answer</summary>")
     with pytest.raises(ValueError, match=f"exercise {number}: 0 solutions"):
         solutions(notebook)
+
+
+CARD = """**Exercise 9.1** · easy · 5 minutes · Write `f(x)`.
+<details><summary>Hint 1</summary>Add <code>1</code>.</details>
+<details><summary>Hint 2</summary>To x.</details>
+<details><summary>Solution</summary>
+
+```python
+def f(x):
+    return x + 1
+```
+
+</details>"""
+SOLUTION = "def f(x):\n    return x + 1"
+STUB = "def f(x):\n    return ...\n\n\ncheck_f(f)"
+LONG = "x  # " + 100 * "x"
+
+
+def test_a_sound_exercise_has_no_faults():
+    assert faults(CARD, SOLUTION, STUB) == []
+    assert faults(CARD, SOLUTION, STUB.replace("check_f(f)", "f = check_f(f)  # yours")) == []
+    assert faults(CARD, "f = 1", "f = ...  # a number\ncheck_f(f, 5)") == []
+    block = "class B(nn.Module):\n    def forward(self, x):\n        return {}"
+    assert faults(CARD, block.format("x + 1"), block.format("...") + "\n\n\ncheck_b(B)") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "right", "wrong", "said"),
+    [
+        ("card", "<code>1</code>", "`1`", "Hint 1: inside HTML it is <code>"),
+        ("card", "To x.", "To **x**.", "Hint 2: inside HTML it is <code>"),
+        ("card", "Hint 2", "Hint 3", "hints are ['Hint 1', 'Hint 3'], not ['Hint 1', 'Hint 2']"),
+        ("card", "Hint", "Help", "hints are [], not ['Hint']"),
+        ("card", "1</code>.</details>", "1</code>.", "a <details> or its <summary> is not closed"),
+        ("card", "To x.</details>\n", "To x.</details>\nSee?\n", "text stands between"),
+        ("card", "```\n\n</details>", "```\n\n</details>\nNow?", "text stands between or below"),
+        ("card", "**Exercise", "Now: **Exercise", "the card holds another exercise, or text"),
+        ("card", "Write `f(x)`.", "Go.\n**Exercise 9.2** · easy", "the card holds another"),
+        ("card", "<summary>Solution", "<summary>More", "the solution is not the last"),
+        ("card", "easy", "simple", "it does not say first whether it is easy"),
+        ("card", "easy · ", "", "it does not say first whether it is easy"),
+        ("card", "5 minutes", "soon", "it does not say how many minutes"),
+        ("solution", "x + 1", "x+1", "ruff format"),
+        ("solution", "x + 1", LONG, "ruff check"),
+        ("solution", "def f(x):", "def f(x):\n    import os", "ruff check"),
+        ("solution", "f(x)", "f(y)", "f(x) is asked for, the solution has y"),
+        ("solution", "f(x)", "g(x)", "f(x) is asked for, the solution has None"),
+        ("stub", "check_f(f)", "print(f)", "the stub's cell does not end in a check"),
+        ("stub", "check_f(f)", "check_f(g)", "the stub's cell does not end in a check"),
+        ("stub", "check_f(f)", "check_f(f)\nprint(1)", "the stub's cell does not end in a check"),
+    ],
+)
+def test_a_planted_fault_is_named(what, right, wrong, said):
+    parts = {"card": CARD, "solution": SOLUTION, "stub": STUB}
+    assert right in parts[what]
+    parts[what] = parts[what].replace(right, wrong)
+    assert [fault for fault in faults(**parts) if fault.startswith(said)], faults(**parts)
+
+
+@pytest.mark.parametrize(
+    ("check", "below", "found"),
+    [
+        ("check_f(f)", "print(f(1))", [("9.1", "f")]),
+        ("check_f(f)", "def g():\n    return f(1)", [("9.1", "f")]),
+        ("f = check_f(f)", "print(f(1))", []),
+        ("check_f(f)", "from m import f\n\nprint(f(1))", []),
+        ("check_f(f)", "f = 1", []),
+    ],
+)
+def test_what_is_read_below_a_stub_is_found(check, below, found):
+    code = nbformat.v4.new_code_cell
+    cells = [nbformat.v4.new_markdown_cell(CARD), code(STUB.replace("check_f(f)", check))]
+    notebook = nbformat.v4.new_notebook(cells=[*cells, code(below), code("print(2)")])
+    assert read_below(notebook) == found

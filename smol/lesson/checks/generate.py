@@ -1,10 +1,11 @@
-"""The checks of notebook 7: the width of a choice, stop strings, beams, speculation."""
+"""The checks of notebook 7: the width of a choice, speculation, a cache, stop strings, beams."""
 
 import torch
 
+from smol.config import SmolLM2Config
 from smol.generate.text import until as our_until
 from smol.lesson import kind
-from smol.lesson.exercise import ask, exercise, expect, expect_close
+from smol.lesson.exercise import SMALL, ask, exercise, expect, expect_close
 
 
 def _choices(logits: torch.Tensor) -> torch.Tensor:
@@ -22,6 +23,27 @@ def check_choices(choices):
         (uneven[None] + 3, [2**1.75], "1/2, 1/4, 1/8 and 1/8"),
     ):
         expect_close(ask(kind.tensor, choices, logits), torch.tensor(want), f"the width of {what}")
+
+
+@exercise
+def check_cache_bytes(cache_bytes):
+    for config, tokens, size in ((SmolLM2Config(), 7, 4), (SMALL, 1000, 2)):
+        heads, width = config.num_key_value_heads, config.head_dim
+        want = 2 * config.num_hidden_layers * heads * width * tokens * size
+        got = ask(kind.number, cache_bytes, config, tokens, size)
+        said = f"{tokens} tokens of {size}-byte numbers, D = {config.hidden_size}"
+        # each cause by what it makes of the right number, so that no two look alike at first
+        causes = {
+            want / 2: "keys and values are both kept",
+            want * config.num_attention_heads / heads: "only key/value heads are kept",
+            want / config.num_hidden_layers: "each layer keeps its own",
+            want / heads: "each key/value head keeps its own",
+            want / width: "a key is head_dim numbers",
+            want / size: "each number has `size` bytes",
+            want / tokens: "each token has its own",
+        }
+        why = f": {causes[got]}" if got in causes else ""
+        expect(got == want, f"{said}: {got:,}, not {want:,}{why}")
 
 
 @exercise

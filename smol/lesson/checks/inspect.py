@@ -18,27 +18,6 @@ def check_count(count):
 
 
 @exercise
-def check_cache_bytes(cache_bytes):
-    for config, tokens, size in ((SmolLM2Config(), 7, 4), (SMALL, 1000, 2)):
-        heads, width = config.num_key_value_heads, config.head_dim
-        want = 2 * config.num_hidden_layers * heads * width * tokens * size
-        got = ask(kind.number, cache_bytes, config, tokens, size)
-        said = f"{tokens} tokens of {size}-byte numbers, D = {config.hidden_size}"
-        # each cause by what it makes of the right number, so that no two look alike at first
-        causes = {
-            want / 2: "keys and values are both kept",
-            want * config.num_attention_heads / heads: "only key/value heads are kept",
-            want / config.num_hidden_layers: "each layer keeps its own",
-            want / heads: "each key/value head keeps its own",
-            want / width: "a key is head_dim numbers",
-            want / size: "each number has `size` bytes",
-            want / tokens: "each token has its own",
-        }
-        why = f": {causes[got]}" if got in causes else ""
-        expect(got == want, f"{said}: {got:,}, not {want:,}{why}")
-
-
-@exercise
 def check_nearest(nearest):
     # Rows of +1 and -1, all equally long: whichever way it measures, only the token itself and
     # the opposite direction can be taken for the nearest.

@@ -1,12 +1,21 @@
-"""The figures of notebook 7: probabilities before and after, surprise, time per token."""
+"""The figures of notebook 7: probabilities before and after, surprise, what a cache keeps."""
 
 import html
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
-from smol.lesson.figures.style import BLUE, INK, RED, SOFT, coloured, figure, styled
+from smol.lesson.figures.style import BLUE, FAINT, INK, RED, SOFT, coloured, figure, styled
 
-__all__ = ["by_batch", "by_temperature", "filters", "likelihood", "next_tokens", "token_times"]
+__all__ = [
+    "by_batch",
+    "by_temperature",
+    "filters",
+    "likelihood",
+    "next_tokens",
+    "one_more_token",
+    "token_times",
+]
 
 
 @styled
@@ -71,6 +80,38 @@ def by_temperature(shares: dict[float, float], level: float):
     ax.set_yticks([0, 0.5, 1], ["none", "half", "all"])
     ax.grid(axis="y")
     return fig, f"share of stories that the grammar can read at {len(shares)} temperatures"
+
+
+@styled
+def one_more_token(words: list[str]):
+    """What is computed in the step that reads the last of `words`, without a cache and with one:
+    keys and values (a strip), and scores (a grid; rows = queries)."""
+    n, parts = len(words), []
+    fig, axes = figure(4.2 * 2, 0.62 * n + 1.5, 2, sharey=True)
+    for ax, cached in zip(axes, (False, True), strict=True):
+        first = n - 1 if cached else 0  # the first token that this step computes anything for
+        for column in range(n):
+            _square(ax, column, -1.35, BLUE if column >= first else "#bdbdbd", 0.7)
+            for row in range(n):
+                done = column <= row >= first
+                _square(ax, column, row, BLUE if done else "white", 1)
+        name = "with a cache" if cached else "without a cache"
+        ax.set_title(f"{name}: {'grey is kept' if cached else 'all is computed again'}")
+        scores = sum(range(first + 1, n + 1))
+        parts.append(f"{name} the keys and values of {n - first}, and {scores} scores")
+        ax.set(xlim=(-0.6, n - 0.4), ylim=(n - 0.4, -2), aspect="equal")
+        ax.set(xlabel="token that is looked at", ylabel="token that looks")
+        ax.set_xticks(range(n), words)
+        ax.set_yticks([-1.35, *range(n)], ["keys, values", *words])
+        ax.yaxis.set_tick_params(labelleft=True)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    return fig, f"what is computed when token {n} is read: {'; '.join(parts)}"
+
+
+def _square(ax, x: float, y: float, color: str, height: float) -> None:
+    corner = x - 0.5, y - height / 2
+    ax.add_patch(Rectangle(corner, 1, height, facecolor=color, edgecolor=FAINT, lw=1))
 
 
 @styled
