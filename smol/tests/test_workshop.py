@@ -8,6 +8,8 @@ import nbformat
 import pytest
 
 from smol.lesson.checks.parity import check_diagnosis
+from smol.lesson.checks.slips import MISTAKES
+from smol.tests.test_build import PARTS, SIDE_QUESTS, as_answer, small_reference
 from smol.tests.test_exercises import CHECKS, EXERCISES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,13 +17,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_workshop_quotes_what_the_checks_print(capsys):
     page = (ROOT / "notebooks" / "WORKSHOP.md").read_text(encoding="utf-8")
-    quotes = re.findall(r"^- Exercise \d\.\d, `([^`]+)`", page, re.MULTILINE)
+    found = re.findall(r"^- Exercise \d\.\d+, (``?)(.+?)\1: ", page, re.MULTILINE)
+    quotes = [quote.strip() for _, quote in found]
     for name, (_, wrong) in EXERCISES.items():
         for answer in wrong:
             CHECKS[name](answer)
+    theirs = small_reference()
+    for name in PARTS:
+        for slip in MISTAKES[name].values():
+            CHECKS[name](as_answer(name, slip), theirs)
+    for name in SIDE_QUESTS:
+        for slip in MISTAKES[name].values():
+            CHECKS[name](slip)
     check_diagnosis("no_mask", 5)
     printed = capsys.readouterr().out
-    assert len(quotes) == len(EXERCISES) + 1  # all but 3.4, whose answers are all different
+    # all but 3.4, whose answers are all different
+    assert len(quotes) == len(EXERCISES) + len(PARTS) + 1
     assert [quote for quote in quotes if quote not in printed] == []
 
 
