@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from smol import count
 
 
-def parameters(config, tied=1):
+def parameters(config, tied=None, kv=None, layers=None, norms=2, last=1, mlp=3, square=2):
+    """The number of parameters; each switch makes one mistake."""
     D, F_, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    kv = config.num_key_value_heads * config.head_dim
-    heads = 1 if config.tie_word_embeddings else 2
-    block = 2 * D * D + 2 * D * kv + 3 * D * F_ + 2 * D
-    return (heads if tied else 1) * V * D + config.num_hidden_layers * block + D
+    kv = kv or config.num_key_value_heads * config.head_dim
+    tables = (1 if config.tie_word_embeddings else 2) if tied is None else 2 - tied
+    block = square * D * D + 2 * D * kv + mlp * D * F_ + norms * D
+    return tables * V * D + (layers or config.num_hidden_layers) * block + last * D
 
 
 def rope(x, positions, theta, sign=1.0):
@@ -92,6 +93,39 @@ def nearest_in_place(table, token):
     rows = table.detach()
     rows /= rows.norm(dim=-1, keepdim=True)
     return cosine_nearest(rows, token)
+
+
+def go_on(model, ids, count, row=-1, choose=torch.Tensor.argmax, seen=0):
+    """The greedy loop; `seen` is where the part of the text begins that the model is shown."""
+    text = list(ids)
+    for _ in range(count):
+        text.append(choose(model(text[seen:])[row]).item())
+    return text
+
+
+def go_on_in_place(model, ids, count):
+    for _ in range(count):
+        ids.append(model(ids)[-1].argmax().item())
+    return ids
+
+
+def go_on_asking_the_same(model, ids, count):
+    return [*ids, *(model(ids)[-1].argmax().item() for _ in range(count))]
+
+
+def go_on_by_place(model, ids, count):
+    """Takes argmax along the wrong axis: for one token the place where it is likeliest."""
+    text = list(ids)
+    for _ in range(count):
+        text.append(model(text).argmax(0)[-1].item())
+    return text
+
+
+def go_on_over_the_table(model, ids, count):
+    text = list(ids)
+    for _ in range(count):
+        text.append(model(text).argmax().item())
+    return text
 
 
 def cache_bytes(config, tokens, size, heads="num_key_value_heads"):

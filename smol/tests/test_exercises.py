@@ -34,6 +34,11 @@ from smol.tests.answers import (
     encode_word,
     euclid_nearest,
     exp_loss,
+    go_on,
+    go_on_asking_the_same,
+    go_on_by_place,
+    go_on_in_place,
+    go_on_over_the_table,
     high_half_first,
     in_parts,
     interleave,
@@ -179,7 +184,22 @@ EXERCISES = {
     ),
     "count": (
         parameters,
-        [lambda c: parameters(c, tied=0), lambda c: 134_515_008],
+        [
+            lambda c: parameters(c, tied=0),
+            lambda c: parameters(c, tied=1),
+            lambda c: 134_515_008,
+            lambda c: parameters(c, kv=c.hidden_size),
+        ],
+    ),
+    "go_on": (
+        go_on,
+        [
+            lambda *a: go_on(*a, row=0),
+            lambda m, i, n: go_on(m, i, n)[len(i) :],
+            lambda *a: go_on(*a, seen=-1),
+            go_on_in_place,
+            go_on_by_place,
+        ],
     ),
     "cache_bytes": (
         cache_bytes,
@@ -435,6 +455,9 @@ def test_a_right_list_is_right_whatever_holds_it():
         ("speculate", drawn),
         ("clip", lambda *a: tuple(clip(*a))),
         ("beam", lambda *a: torch.tensor(beam_search(*a))),
+        ("go_on", lambda *a: tuple(go_on(*a))),
+        ("go_on", lambda *a: torch.tensor(go_on(*a))),
+        ("go_on", lambda m, i, n: go_on(lambda t: m([torch.tensor(x) for x in t]), i, n)),
         ("encode_word", lambda *a: (np.int64(i) for i in encode_word(*a))),
         ("whole_characters", lambda *a: tuple(whole_characters(*a))),
         ("count_pairs", lambda *a: {k: torch.tensor(n) for k, n in count_pairs(*a).items()}),
@@ -459,6 +482,55 @@ def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
     calls = re.findall(r"^(?:(\w+) = )?check_(\w+)\((\w+)", code, re.MULTILINE)
     used = {name for kept, name, answer in calls if kept in ("", answer)}
     assert used == set(checks_of(module)) != set()
+
+
+def test_the_mistakes_with_counting_are_named():
+    for mistake, said in (
+        ({"tied": 0}, "tied: 98,640, PyTorch has 86,352: the output head is the embedding, count"),
+        ({"tied": 1}, "untied: 86,352, PyTorch has 98,640: an untied output head is a matrix of"),
+        ({"norms": 0, "last": 0}, "norms have weights too"),
+        ({"norms": 0}, "each block has two norms of D weights"),
+        ({"norms": 1}, "each block has two norms, not one"),
+        ({"last": 0}, "there is one more norm after the last block"),
+        ({"kv": 48}, "k_proj and v_proj make key/value heads only, and those are fewer"),
+        ({"layers": 1}, "that is one block, the model has num_hidden_layers of them"),
+        ({"square": 1}, "q_proj and o_proj have D × D weights each"),
+        ({"mlp": 2}, "the MLP has three matrices, not two"),
+    ):
+        line = verdict_on(CHECKS["count"], lambda c, m=mistake: parameters(c, **m))
+        assert line.startswith("not yet: D = 48, ") and said in line, line
+    line = verdict_on(CHECKS["count"], lambda c: parameters(c) + 1)
+    assert line == "not yet: D = 48, tied: 86,353, PyTorch has 86,352"
+
+
+def test_the_mistakes_with_the_greedy_loop_are_named():
+    for answer, said in (
+        (lambda *a: go_on(*a, row=0), "that is the prediction at the first place"),
+        (lambda m, i, n: go_on(m, i, n)[len(i) :], "the ids at the start belong to the answer"),
+        (lambda m, i, n: go_on(m, i, n + 1), "one token too many"),
+        (lambda m, i, n: go_on(m, i, max(0, n - 1)), "one token too few"),
+        (lambda *a: go_on(*a, seen=-1), "only the last token was asked about: give the model"),
+        (go_on_asking_the_same, "the same text was asked again: put each new token behind"),
+        (lambda m, i, n: [*i, *m(i)[-1].topk(n).indices], "asked once, and took the best few"),
+        (lambda *a: go_on(*a, row=(0, -1)), "the scores have two axes, places and tokens"),
+        (lambda m, i, n: go_on(lambda t: m([t]), i, n), "ids, it was given a list of lists"),
+        (go_on_by_place, "that is the place with the largest score, not the token"),
+        (lambda *a: go_on(*a, choose=torch.Tensor.argmin), "that is the unlikeliest token each"),
+        (go_on_in_place, "your function changes the list that it was given: work on a copy"),
+        (lambda *a: go_on(*a, choose=torch.Tensor.max), "an id is a whole number, not 9.5: is"),
+        (go_on_over_the_table, "the model's ids are 0 to 9, it was given 28: argmax over the"),
+        (lambda m, i, n: go_on(lambda t: m(torch.tensor(t)), i, n), "the model takes a list of"),
+    ):
+        line = verdict_on(CHECKS["go_on"], answer)
+        assert line.startswith("not yet: ") and said in line, line
+    line = verdict_on(CHECKS["go_on"], lambda *a: [0] * 7)
+    assert line.endswith("[0, 0, 0, 0, 0, 0, 0], should be [3, 1, 4, 8, 6, 2, 4]")
+
+
+def test_the_greedy_loop_goes_on_with_the_readers_own_if_it_is_right():
+    assert CHECKS["go_on"](go_on) is go_on
+    ours = CHECKS["go_on"](go_on_by_place)
+    assert ours is not go_on_by_place and CHECKS["go_on"](ours) is ours
 
 
 def test_the_mistakes_with_nearness_are_named():

@@ -64,7 +64,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.map_strip(2)
     figures.architecture(SmolLM2Config())
     figures.parameter_bars({"embed_tokens": 10, "norms": 1})
-    figures.weight_histograms({"a": np.zeros(9), "b": np.full(9, 0.1)}, 1 / 24)
+    figures.transformer(["The", "·cat"], [("·cat", 0.9), ("·sat", 0.004)], SmolLM2Config())
     figures.residual_growth({"the first": [1.0, 900.0], "the others": [1.0, 2.0]})
     figures.attention_to_first([1.0, 150.0], [0.1, 0.8], 0.16)
     figures.rope_dials(64, 1e5)
@@ -106,6 +106,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
         assert data["text/plain"] == f"Figure: {alt}"
         assert len(data["image/png"]) > 2000
     said = [data["text/plain"] for data, _ in shown]
+    assert any("to those on its right" in text and "after The ·cat 90%" in text for text in said)
     assert any("after 2 words, where the text begins again" in text for text in said)
     assert any("a cache the keys and values of 1, and 3 scores" in text for text in said)
     lens = "first choice: “·” after 0–1, “.” after 2, “↵” after 3, “·a” after 4; place of the last"

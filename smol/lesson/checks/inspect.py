@@ -1,4 +1,7 @@
-"""The checks of notebook 1: parameters and bytes counted by hand, the nearest token."""
+"""The checks of notebook 1: parameters and bytes counted by hand, the nearest token, the loop that
+writes."""
+
+from collections.abc import Callable
 
 import torch
 
@@ -14,7 +17,32 @@ def check_count(count):
         want = sum(p.numel() for p in skeleton(config).parameters())
         tied = "tied" if config.tie_word_embeddings else "untied"
         got = ask(kind.number, count, config)
-        expect(got == want, f"D = {config.hidden_size}, {tied}: {got:,}, PyTorch has {want:,}")
+        said = f"D = {config.hidden_size}, {tied}: {got:,}, PyTorch has {want:,}"
+        why = _miscounted(config).get(got - want)
+        expect(got == want, f"{said}: {why}" if why else said)
+
+
+def _miscounted(config: SmolLM2Config) -> dict[int, str]:
+    """What to say of a count that is wrong by so much."""
+    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    L, kv = config.num_hidden_layers, config.num_key_value_heads * config.head_dim
+    block = 2 * D * D + 2 * D * kv + 3 * D * F + 2 * D
+    tied = config.tie_word_embeddings
+    return {
+        (1 if tied else -1) * V * D: (
+            "the output head is the embedding, count it once"
+            if tied
+            else "an untied output head is a matrix of its own"
+        ),
+        -(2 * L + 1) * D: "norms have weights too",
+        -2 * L * D: "each block has two norms of D weights",
+        -L * D: "each block has two norms, not one",
+        -D: "there is one more norm after the last block",
+        2 * L * D * (D - kv): "k_proj and v_proj make key/value heads only, and those are fewer",
+        -(L - 1) * block: "that is one block, the model has num_hidden_layers of them",
+        -L * D * D: "q_proj and o_proj have D × D weights each",
+        -L * D * F: "the MLP has three matrices, not two",
+    }
 
 
 @exercise
@@ -58,3 +86,89 @@ def _measured_by(table: torch.Tensor, token: int, got: float) -> str:
         if got in (order[1], next(i for i in order if i != token)):
             return why
     return "compare directions: the largest cosine"
+
+
+# -- the loop that writes -------------------------------------------------------------------------
+
+
+def _go_on(model: Callable, ids: list[int], count: int) -> list[int]:
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(model(ids)[-1].argmax().item())
+    return ids
+
+
+@exercise(instead=_go_on)
+def check_go_on(go_on):
+    for ids, count in (([3, 1, 4], 4), ([7], 5), ([2, 2], 0)):
+        given, want = list(ids), _go_on(adds_up, ids, count)
+        got = ask(kind.listed, go_on, adds_up, given, count)
+        expect(given == ids, "your function changes the list that it was given: work on a copy")
+        why = next((why for why, wrong in _gone_wrong(ids, count) if got == wrong), "")
+        said = f"from {ids}, {count} more, by a model that says the sum of all digits so far"
+        said += f" (its last digit): {got}, should be {want}"
+        expect(got == want, f"{said}: {why}" if why else said)
+
+
+def adds_up(ids: list[int]) -> torch.Tensor:
+    """A model of ten tokens, the digits, that can be followed by hand: at each place the likeliest
+    next one is the last digit of the sum of all up to there. Returns scores, (T, 10)."""
+    if not isinstance(ids, list | tuple) or not ids:
+        raise ValueError(f"the model takes a list of ids, it was given {kind.described(ids)}")
+    ids = kind.plain([*ids])
+    for i in ids:
+        if isinstance(i, list | tuple):
+            raise ValueError("the model takes a list of ids, it was given a list of lists")
+        if isinstance(i, float):
+            raise ValueError(f"an id is a whole number, not {i:g}: is that a score? argmax tells")
+        if i not in range(10):
+            why = "argmax over the last row of scores, not over the whole table"
+            raise ValueError(f"the model's ids are 0 to 9, it was given {i}: {why}")
+    likeliest = torch.tensor(ids).cumsum(0) % 10
+    steps = (torch.arange(10) - likeliest[:, None]) % 10  # 0 for the likeliest, 9 for the least
+    return 9.0 - steps + torch.arange(len(ids))[:, None] / 4
+
+
+def _gone_wrong(ids: list[int], count: int) -> list[tuple[str, list[int]]]:
+    """The classic mistakes: what to say of each, and what it makes of these ids."""
+
+    def loop(choose: Callable) -> list[int]:
+        text = list(ids)
+        for _ in range(count):
+            text.append(choose(text))
+        return text
+
+    once = adds_up(ids)
+    return [
+        ("the ids at the start belong to the answer", _go_on(adds_up, ids, count)[len(ids) :]),
+        ("one token too few", _go_on(adds_up, ids, max(count - 1, 0))),
+        ("one token too many", _go_on(adds_up, ids, count + 1)),
+        (
+            "that is the prediction at the first place: the last row of the scores is the next",
+            loop(lambda text: adds_up(text)[0].argmax().item()),
+        ),
+        (
+            "only the last token was asked about: give the model the whole text each time",
+            loop(lambda text: adds_up(text[-1:])[-1].argmax().item()),
+        ),
+        (
+            "the same text was asked again: put each new token behind it first",
+            loop(lambda text: once[-1].argmax().item()),
+        ),
+        (
+            "asked once, and took the best few: ask again after each token",
+            [*ids, *once[-1].topk(min(count, 10)).indices.tolist()],
+        ),
+        (
+            "that is the place with the largest score, not the token: argmax over the last row",
+            loop(lambda text: adds_up(text).argmax(0)[-1].item()),
+        ),
+        (
+            "the scores have two axes, places and tokens: [-1] is their last row",
+            [*ids, *[0] * count],  # argmax of one number
+        ),
+        (
+            "that is the unlikeliest token each time: the largest score is the likeliest",
+            loop(lambda text: adds_up(text)[-1].argmin().item()),
+        ),
+    ]

@@ -1,9 +1,7 @@
-"""The figures of notebook 1: where the parameters are, and how large the numbers."""
+"""The figures of notebook 1: what a transformer does, where the parameters are, and how large
+the numbers become."""
 
-import math
-import re
-
-import numpy as np
+from matplotlib.patches import Circle, Rectangle
 
 from smol.lesson.figures.style import (
     BLUE,
@@ -12,13 +10,103 @@ from smol.lesson.figures.style import (
     ORANGE,
     PALETTE,
     PURPLE,
-    SKY,
+    RED,
     SOFT,
+    arrow,
+    blank,
+    box,
     figure,
     styled,
 )
 
-__all__ = ["attention_to_first", "parameter_bars", "residual_growth", "weight_histograms"]
+__all__ = ["attention_to_first", "parameter_bars", "residual_growth", "transformer"]
+
+LEFT, APART = 4.9, 2.15  # of the picture of a transformer: its first column, and the next
+
+
+@styled
+def transformer(tokens: list[str], predicted: list[tuple[str, float]], config):
+    """A text on its way up: a column for each token, the first and the last block as rows, and on
+    top of each column what the model holds likeliest next, with its probability."""
+    fig, ax = figure(8.6, 7.0)
+    columns = [LEFT + APART * i for i in range(len(tokens))]
+    blank(ax, (0, columns[-1] + 1.6), (-0.3, 11.4))
+    last = config.num_hidden_layers - 1
+    for x, token, (text, chance) in zip(columns, tokens, predicted, strict=True):
+        ax.text(x, 0, token, ha="center", fontsize=12)
+        arrow(ax, (x, 0.4), (x, 0.72))
+        box(ax, x, 1, 1.5, 0.52, f"{config.hidden_size} numbers", BLUE, 8)
+        _stream(ax, x, 1.28, 5.15)
+        ax.plot([x, x], [5.15, 5.85], color=INK, lw=2.6, ls=(0, (0.4, 1.6)))
+        _stream(ax, x, 5.85, 9.18)
+        box(ax, x, 9.46, 1.5, 0.52, "head", BLUE, 8.5)
+        arrow(ax, (x, 9.74), (x, 10.2))
+        ax.text(x, 10.42, text, ha="center", fontsize=12, color=RED, weight="bold")
+        ax.text(x, 10.98, f"{chance:.0%}" if chance >= 0.01 else "< 1%", ha="center", fontsize=9)
+    for bottom in (1.55, 5.85):
+        _block(ax, columns, bottom)
+    _words_beside(ax, config, last)
+    said = ", ".join(
+        f"after {token} {text} {chance:.0%}"
+        for token, (text, chance) in zip(tokens, predicted, strict=True)
+    )
+    alt = (
+        f"{len(tokens)} columns of tokens through {last + 1} blocks: in each block attention, "
+        "arrows from each column to those on its right, then an MLP on each column alone; on top "
+        f"the likeliest next token: {said}"
+    )
+    return fig, alt
+
+
+def _stream(ax, x: float, low: float, high: float) -> None:
+    ax.plot([x, x], [low, high - 0.2], color=INK, lw=2.6, solid_capstyle="butt", zorder=3)
+    arrow(ax, (x, high - 0.3), (x, high), INK)
+
+
+def _block(ax, columns: list[float], bottom: float) -> None:
+    """One block: arrows from column to column, and an MLP beside each stream."""
+    width = columns[-1] - columns[0] + 2.1
+    ax.add_patch(
+        Rectangle((LEFT - 0.6, bottom), width, 3.1, facecolor="#fffaf6", edgecolor=RED, lw=1.3)
+    )
+    low, high, mlp = bottom + 0.2, bottom + 1.35, bottom + 2.2
+    for j, x in enumerate(columns):
+        for source in columns[:j]:  # from earlier columns only
+            strong = j == len(columns) - 1
+            look = {"color": PURPLE if strong else "#e3b9cf", "lw": 1.5 if strong else 1.1}
+            look |= {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 4, "mutation_scale": 11}
+            ax.annotate("", (x, high), (source, low), arrowprops=look, zorder=2 if strong else 1)
+        _plus(ax, x, high)
+        ax.plot([x, x + 0.72], [mlp - 0.42] * 2, color=SOFT, lw=1.2)
+        arrow(ax, (x + 0.72, mlp - 0.42), (x + 0.72, mlp - 0.18))
+        box(ax, x + 0.72, mlp, 0.78, 0.38, "MLP", ORANGE, 7.5)
+        ax.plot([x + 0.72, x + 0.72], [mlp + 0.19, mlp + 0.5], color=SOFT, lw=1.2)
+        arrow(ax, (x + 0.72, mlp + 0.5), (x + 0.14, mlp + 0.5))
+        _plus(ax, x, mlp + 0.5)
+
+
+def _plus(ax, x: float, y: float) -> None:
+    ax.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=INK, lw=1.2, zorder=5))
+    ax.text(x, y - 0.01, "+", ha="center", va="center", fontsize=9, zorder=6)
+
+
+def _words_beside(ax, config, last: int) -> None:
+    """What each row is, to the left of the columns."""
+    rows = [
+        (0.1, "the text, token by token", INK),
+        (1.0, "embedding: look up the\ntoken's row of numbers", BLUE),
+        (5.5, f"{last - 1} more blocks of the same form", SOFT),
+        (9.46, f"head: a score for each of\nthe {config.vocab_size:,} possible tokens", BLUE),
+        (10.75, "likeliest next token,\nand its probability", RED),
+    ]
+    for number, which, bottom in ((0, "first", 1.55), (last, "last", 5.85)):
+        rows += [
+            (bottom + 2.9, f"layer {number}, the {which} block", RED),
+            (bottom + 0.75, "attention: each column\ntakes from those to its left", "#a8457a"),
+            (bottom + 2.2, "MLP: each column\nworks by itself", "#a06b00"),
+        ]
+    for y, text, color in rows:
+        ax.text(LEFT - 0.95, y, text, ha="right", va="center", fontsize=8.5, color=color)
 
 
 @styled
@@ -39,30 +127,6 @@ def parameter_bars(groups: dict[str, int]):
     ax.spines["left"].set_visible(False)
     top = names[-1]
     return fig, f"parameters by group, {total:,} in all; the largest is {top}, {groups[top]:,}"
-
-
-@styled
-def weight_histograms(samples: dict[str, np.ndarray], std: float, widest: float = 0.6):
-    """The distribution of some tensors' entries, up to `widest`, beside the normal of `std` that
-    they started from; each panel says how many of its entries lie beyond.
-
-    The bins are wide on purpose: weights of four bits lie on steps, which finer bins would show.
-    """
-    fig, axes = figure(8.6, 2.6, len(samples), sharey=True)
-    grid = np.linspace(-widest, widest, 600)
-    normal = np.exp(-((grid / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
-    for ax, (name, values) in zip(axes, samples.items(), strict=True):
-        bins = np.linspace(-widest, widest, 62)
-        share = np.histogram(values, bins)[0] / len(values) / np.diff(bins)
-        ax.stairs(share, bins, fill=True, color=SKY, label="now")
-        ax.plot(grid, normal, color=INK, lw=1, label="at the start")
-        beyond = f"beyond ±{widest:g}:\n{100 * np.mean(np.abs(values) > widest):.2g}%"
-        ax.text(-widest, 0.75 * normal.max(), beyond, fontsize=8, va="top")
-        ax.set(title=re.sub(r"(\d)\.", r"\1\n", name), yticks=[], xlabel="value of a weight")
-        ax.spines["left"].set_visible(False)
-    axes[0].set_ylabel("how many have it")
-    axes[0].legend(fontsize=8, handlelength=1, loc="upper right", borderaxespad=0)
-    return fig, f"histograms of {len(samples)} tensors against a normal of standard deviation 1/24"
 
 
 @styled

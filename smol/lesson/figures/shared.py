@@ -52,8 +52,7 @@ def architecture(config):
     _one_block(ax, stream)
     _attention(ax, config, stream)
     _mlp(ax, config, stream)
-    said = f"(B, T): B texts of T tokens. hd = {config.head_dim}: a head's width. "
-    said += "What RoPE and SiLU do: notebook 2."
+    said = f"(B, T): B texts of T tokens.  hd = {config.head_dim}: how many numbers a head has."
     ax.text(13.4, 0.05, said, ha="right", va="center", fontsize=8.5)
     alt = (
         f"the model: embedding, {config.num_hidden_layers} blocks, norm, head; and one block: "
@@ -74,10 +73,13 @@ def _whole_model(ax, config, x: float) -> None:
     for y, text, color in steps:
         box(ax, x, y, 2.5, 0.66, text, color)
     for i in range(3, 0, -1):  # a pile of blocks
-        box(ax, x + 0.1 * i, 4.1 - 0.1 * i, 2.5, 1.9, "", SOFT)
+        box(ax, x + 0.1 * i, 4.1 + 0.1 * i, 2.5, 1.9, "", SOFT)
     box(ax, x, 4.1, 2.5, 1.9, f"layers\n{config.num_hidden_layers} × Block", RED)
-    for a, b in ((0.62, 1.17), (1.83, 3.15), (5.05, 6.57), (7.23, 7.77), (8.43, 9.05)):
+    for a, b in ((0.62, 1.17), (1.83, 3.15), (5.35, 6.57), (7.23, 7.77), (8.43, 9.05)):
         arrow(ax, (x, a), (x, b))
+    for y, words in ((0.8, "looks up each token's row"), (6.2, "to one size")):
+        ax.text(x + 0.15, y, words, fontsize=8, color=SOFT, va="center", style="italic")
+    ax.text(x + 0.15, 8.72, "scores each token", fontsize=8, color=SOFT, style="italic")
     ax.text(x, 9.3, f"logits  (B, T, {V:,})", ha="center", fontsize=9.5)
     ax.text(x + 0.15, 2.35, f"(B, T, {D})", fontsize=8.5, color=SOFT)
     ax.text(x + 0.15, 5.75, f"(B, T, {D})", fontsize=8.5, color=SOFT)
@@ -113,23 +115,45 @@ def _one_block(ax, stream: float) -> None:
     for y in (4.75, 8.65):
         ax.add_patch(Circle((stream, y), 0.2, facecolor="white", edgecolor=INK, lw=1.4, zorder=5))
         ax.text(stream, y - 0.01, "+", ha="center", va="center", fontsize=11, zorder=6)
-        ax.plot([stream, 9.7], [y, y], color=SOFT, lw=1.3, zorder=1)
+        arrow(ax, (9.7, y), (stream + 0.22, y))
+    for x, y, words in (  # what each part is for
+        (9.95, 1.25, "norm: to one size"),
+        (11.95, 2.97, "RoPE: marks\nthe place"),
+        (10.8, 4.27, "what has been read"),
+        (10.65, 5.35, "norm: to one size"),
+        (9.9, 7.5, "how far each pattern fits"),
+        (10.9, 8.0, "what to write for each"),
+    ):
+        ax.text(x, y, words, fontsize=8, color=SOFT, va="center", style="italic")
 
 
 def _attention(ax, config, stream: float) -> None:
     """What the block's lower half adds to the stream."""
     D, hd = config.hidden_size, config.head_dim
     H, K = config.num_attention_heads, config.num_key_value_heads
-    ax.plot([stream, 7.45], [1.25, 1.25], color=SOFT, lw=1.3)
+    arrow(ax, (stream, 1.25), (7.4, 1.25))
     box(ax, 8.6, 1.25, 2.4, 0.58, "input_layernorm", GREEN, 8.5)
-    for px, name, heads in ((7.65, "q_proj", H), (9.7, "k_proj", K), (11.75, "v_proj", K)):
+    for px, name, heads in (
+        (7.65, "q_proj: asks", H),
+        (9.7, "k_proj: label", K),
+        (11.75, "v_proj: content", K),
+    ):
         arrow(ax, (8.6, 1.54), (px, 1.96))
         box(ax, px, 2.25, 1.75, 0.58, f"{name}\n{D} → {heads} × {hd}", BLUE, 7.5)
-        arrow(ax, (px, 2.54), (px, 2.79 if name != "v_proj" else 3.4))
+        arrow(ax, (px, 2.54), (px, 3.4 if name[0] == "v" else 2.79))
     for px in (7.65, 9.7):
         box(ax, px, 2.97, 1.1, 0.36, "RoPE", ORANGE, 8)
         arrow(ax, (px, 3.15), (px, 3.4))
-    box(ax, 9.7, 3.61, 5.85, 0.42, "causal softmax(q kᵀ / √hd) v", PURPLE, 8.5)
+    box(
+        ax,
+        9.7,
+        3.61,
+        5.85,
+        0.42,
+        "compare q with k, mix v:  causal softmax(q kᵀ / √hd) v",
+        PURPLE,
+        8,
+    )
     arrow(ax, (9.7, 3.82), (9.7, 4.07))
     box(ax, 9.7, 4.27, 1.9, 0.4, f"o_proj  {D} → {D}", BLUE, 7.5)
     ax.plot([9.7, 9.7], [4.47, 4.75], color=SOFT, lw=1.3)
@@ -138,7 +162,7 @@ def _attention(ax, config, stream: float) -> None:
 def _mlp(ax, config, stream: float) -> None:
     """What the block's upper half adds to the stream."""
     D, F = config.hidden_size, config.intermediate_size
-    ax.plot([stream, 7.2], [5.35, 5.35], color=SOFT, lw=1.3)
+    arrow(ax, (stream, 5.35), (7.2, 5.35))
     box(ax, 8.85, 5.35, 3.3, 0.58, "post_attention_layernorm", GREEN, 8.5)
     for px, name in ((8.2, "gate_proj"), (11.2, "up_proj")):
         arrow(ax, (9.1, 5.64), (px, 6.1))
