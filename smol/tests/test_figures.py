@@ -69,7 +69,12 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.attention_to_first([1.0, 150.0], [0.1, 0.8], 0.16)
     figures.rope_dials(64, 1e5)
     figures.rope_wavelengths(64, {"θ = 10,000": 1e4}, 8192)
-    figures.rope_scores({"θ = 10,000": np.ones(9)})
+    figures.norm_arrows()
+    figures.rope_pair([(3, 1), (3, 2)], q=(1.0, 0.0), k=(0.6, 0.8))
+    shares = np.array([[1.0, 0.0], [0.25, 0.75]])
+    hidden = np.where(shares > 0, shares, -np.inf)
+    figures.attention_steps({"masked": hidden, "shares": shares}, ["Ann", "she"])
+    figures.attention_arrows(shares, ["Ann", "she"])
     figures.head_groups(9, 3)
     figures.matrices({"mask": np.tril(np.ones((4, 4)))})
     figures.head_maps({"the first\nlayer 0, head 1": np.eye(3)}, ["a", "cat", "."])
@@ -99,7 +104,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
     figures.one_more_token(["a", "b", "c"])
-    assert len(shown) == 36
+    assert len(shown) == 39
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
