@@ -4,6 +4,7 @@ A check that has never failed has proved nothing. `MUTANTS[name](model)` plants 
 ladder has to catch all of them and name the place (smol/tests/test_parity.py, notebook 3).
 """
 
+import dataclasses
 import random
 
 import torch
@@ -47,12 +48,11 @@ ROPE, KERNEL, SDPA = (
 OWN_MASK = (SDPA, "    causal, mask = False, causal_mask(q.size(2), k.size(2), q.device)\n")
 TRIL = "dtype=torch.bool, device=device).tril(S - T)"
 
-_ALL = [
-    # -- RMSNorm ------------------------------------------------------------------------------
+_NORM = [
     Mutant(
         "norm_in_input_dtype",
         NORM,
-        "no fp32 upcast: nothing changes in fp32, 6.6 % of bf16 logits agree (nano-smollm2)",
+        "no fp32 upcast: nothing changes in fp32, and most numbers do in bf16",
         (("x32 = x.float()", "x32 = x"),),
     ),
     Mutant(
@@ -85,17 +85,18 @@ _ALL = [
         "the learned weight is loaded and never used: invisible while all weights are 1",
         (("return self.weight * x32", "return x32"),),
     ),
-    # -- RoPE ---------------------------------------------------------------------------------
+]
+_ROPE = [
     Mutant(
         "theta_10000",
         "rotary_emb",
-        "a default of 10,000 where the config's theta was not found (From Scratch to Production)",
+        "a default of 10,000 for θ, where the config's own was not found",
         (("c.head_dim, c.rope_theta)", "c.head_dim, 10_000.0)"),),
     ),
     Mutant(
         "rope_exponent",
         "rotary_emb",
-        "theta^(-i/hd) for theta^(-2i/hd): every pair turns too fast",
+        "theta^(-i/hd) for theta^(-2i/hd): every pair but the first turns too fast",
         ((".float() / head_dim", ".float() / (2 * head_dim)"),),
     ),
     Mutant(
@@ -113,7 +114,7 @@ _ALL = [
     Mutant(
         "rope_interleaved",
         ATTENTION,
-        "neighbours paired, as in the paper, on half-split weights (from-stratch)",
+        "neighbours paired, as in the paper, on half-split weights",
         (
             (
                 "a, b = x.chunk(2, dim=-1)",
@@ -126,7 +127,7 @@ _ALL = [
     Mutant(
         "rope_sine_lost",
         ATTENTION,
-        "complex rotation cast back to real: the sine is gone (from-stratch)",
+        "complex rotation cast back to real: the sine is gone",
         ((ROPE, "x * cos"),),
     ),
     Mutant(
@@ -166,7 +167,8 @@ _ALL = [
             ),
         ),
     ),
-    # -- attention ----------------------------------------------------------------------------
+]
+_ATTENTION = [
     Mutant(
         "no_mask",
         ATTENTION,
@@ -262,7 +264,8 @@ _ALL = [
         "every forward number is right, and k_proj never learns",
         (("apply_rope(k, cos, sin)\n", "apply_rope(k.detach(), cos, sin)\n"),),
     ),
-    # -- MLP ----------------------------------------------------------------------------------
+]
+_MLP = [
     Mutant(
         "gate_and_up_swapped",
         MLP,
@@ -291,7 +294,8 @@ _ALL = [
             ),
         ),
     ),
-    # -- block and model ----------------------------------------------------------------------
+]
+_MODEL = [
     Mutant(
         "post_norm",
         BLOCK,
@@ -379,7 +383,8 @@ _ALL = [
         "probabilities returned as logits: every argmax is right, every loss is wrong",
         (("self.lm_head(self.norm(x))", "self.lm_head(self.norm(x)).softmax(-1)"),),
     ),
-    # -- cache --------------------------------------------------------------------------------
+]
+_CACHE = [
     Mutant(
         "cache_position_off_by_one",
         "rotary_emb",
@@ -441,7 +446,19 @@ _ALL = [
         ),
     ),
 ]
-MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in _ALL}
+_PARTS = {
+    "RMSNorm": _NORM,
+    "RoPE": _ROPE,
+    "attention": _ATTENTION,
+    "MLP": _MLP,
+    "block and model": _MODEL,
+    "cache": _CACHE,
+}
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: dataclasses.replace(mutant, part=part)
+    for part, mutants in _PARTS.items()
+    for mutant in mutants
+}
 
 
 def plant_unknown(model: SmolLM2, seed: int) -> Mutant:

@@ -23,7 +23,8 @@ class Mutant:
 
     `where` is the place that a good check should name: a module's path ("*" for the layer's
     number) or, where no module is to blame, a rung of the ladder. `edits` are (old, new) pairs of
-    source text; a bug in the weights has an `action` instead.
+    source text; a bug in the weights has an `action` instead. `part` is the part of the model that
+    it belongs to, for tables.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Mutant:
     story: str
     edits: tuple[tuple[str, str], ...] = ()
     action: Callable[[SmolLM2, int], None] | None = None
+    part: str = ""
 
     def __call__(self, model: SmolLM2, layer: int | None = None) -> SmolLM2:
         """Plants the bug: in every layer, or only in `layer` where it is a layer's bug.

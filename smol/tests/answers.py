@@ -5,7 +5,6 @@ import struct
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 
 from smol import count
 
@@ -30,11 +29,11 @@ def window(T, size, extra=0):
     return torch.ones(T, T, dtype=torch.bool).tril().triu(1 - size + extra)
 
 
-def loss(logits, ids, shift=1):
-    labels = ids[:, shift:]
-    return F.cross_entropy(
-        logits[:, : labels.size(1)].reshape(-1, logits.size(-1)), labels.reshape(-1)
-    )
+def loss(logits, ids):
+    z = logits[:, :-1]
+    z = z - z.amax(-1, keepdim=True)
+    log_p = z - z.exp().sum(-1, keepdim=True).log()
+    return -log_p.gather(-1, ids[:, 1:, None]).mean()
 
 
 def exp_loss(logits, ids):
@@ -42,10 +41,16 @@ def exp_loss(logits, ids):
     return -p.gather(-1, ids[:, 1:, None]).log().mean()
 
 
-def unmoved(model, ids, change=1):
-    other = ids.clone()
-    other[:, -1] = (other[:, -1] + change) % 256
-    return torch.equal(model(other)[:, :-1], model(ids)[:, :-1])
+def log_p_loss(logits, ids):
+    """A probability that is 0 has no logarithm."""
+    return -logits[:, :-1].softmax(-1).gather(-1, ids[:, 1:, None]).log().mean()
+
+
+def unmoved(model, ids, change=1, wrap=True, clone=True, place=-1, rows=slice(None, -1)):
+    before = model(ids)[:, rows]
+    other = ids.clone() if clone else ids
+    other[:, place] = (other[:, place] + change) % (256 if wrap else 10**6)
+    return torch.equal(model(other)[:, rows], before)
 
 
 def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False, skip=4, shift=4):

@@ -20,7 +20,12 @@ import torch.nn.functional as F
 
 from smol import count
 from smol.lesson import checks
-from smol.lesson.checks.parity import check_diagnosis, check_own_mutant
+from smol.lesson.checks.parity import (
+    LOSS_MISTAKES,
+    _said_of_loss,
+    check_diagnosis,
+    check_own_mutant,
+)
 from smol.lesson.exercise import SMALL, exercise
 from smol.model import SmolLM2
 from smol.tests.answers import (
@@ -43,6 +48,7 @@ from smol.tests.answers import (
     in_parts,
     interleave,
     largest_batch,
+    log_p_loss,
     loses_what_is_invalid,
     loss,
     most_tokens,
@@ -244,7 +250,19 @@ EXERCISES = {
         interleave,
         [lambda w, h: w, lambda w, h: interleave(w, 1)],
     ),
-    "cross_entropy": (loss, [lambda z, i: loss(z, i, 0), exp_loss]),
+    "cross_entropy": (
+        loss,
+        [
+            exp_loss,
+            log_p_loss,
+            lambda z, i: F.cross_entropy(z[:, :-1].flatten(0, 1), i[:, 1:].flatten()),
+            *(
+                wrong
+                for some in LOSS_MISTAKES.values()
+                for wrong in (some if isinstance(some, tuple) else (some,))
+            ),
+        ],
+    ),
     "count_pairs": (
         count_pairs,
         [
@@ -283,7 +301,14 @@ EXERCISES = {
     ),
     "is_causal": (
         unmoved,
-        [lambda m, i: True, lambda m, i: False, lambda m, i: unmoved(m, i, 0)],
+        [
+            lambda m, i: True,
+            lambda m, i: False,
+            lambda m, i: unmoved(m, i, 0),
+            lambda m, i: unmoved(m, i, wrap=False),
+            lambda m, i: unmoved(m, i, clone=False),
+            lambda m, i: unmoved(m, i, rows=slice(None)),
+        ],
     ),
     "unpack_q4_1": (
         unpack_q4_1,
@@ -599,18 +624,85 @@ def test_the_mistakes_with_four_bits_are_named():
         assert verdict_on(CHECKS["unpack_q4_1"], answer).startswith(f"not yet: {said}")
 
 
+@pytest.mark.parametrize("sentence", LOSS_MISTAKES)
+def test_the_mistakes_with_the_loss_are_named(sentence):
+    """Each by its own sentence and no other: the table is read from the check."""
+    fixed = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, 20, generator=fixed)
+    ids = torch.randint(20, (2, 7), generator=fixed)
+    wrong = LOSS_MISTAKES[sentence]
+    for one in wrong if isinstance(wrong, tuple) else (wrong,):
+        assert _said_of_loss(one(logits, ids).item(), logits, ids) == f": {sentence}"
+
+
+def test_a_loss_that_overflows_or_comes_ready_made_is_named():
+    flat = [lambda z: z[:, :-1].flatten(0, 1), lambda i: i[:, 1:].flatten()]
+    for answer, said in (
+        (exp_loss, "the loss of logits of size 300 is nan, should be 295.61: exp overflows; take"),
+        (log_p_loss, "the loss of logits of size 300 is inf, should be 295.61: a probability has"),
+        (lambda z, i: F.cross_entropy(flat[0](z), flat[1](i)), "cross_entropy is what you are to"),
+        (lambda z, i: torch.nn.CrossEntropyLoss()(flat[0](z), flat[1](i)), "cross_entropy is"),
+        (
+            lambda z, i: F.nll_loss(F.log_softmax(flat[0](z), -1), flat[1](i)),
+            "log_softmax, nll_loss is what you are to write: take exp, sum and log",
+        ),
+        (lambda z, i: torch.special.logsumexp(z, -1).mean(), "logsumexp is what you are to"),
+        (lambda z, i: loss(z, i) + 1, "the loss of logits of size 1 is "),
+    ):
+        assert verdict_on(CHECKS["cross_entropy"], answer).startswith(f"not yet: {said}"), said
+
+
+def test_the_mistakes_with_causality_are_named():
+    sick, well = (
+        "the mutant no_mask is not causal, you say True: ",
+        "the healthy model is causal, ",
+    )
+    for answer, said in (
+        (
+            lambda m, i: unmoved(m, i, wrap=False),
+            "the last token is 255, and you put [256] in its place: the vocabulary has 0 to 255",
+        ),
+        (
+            lambda m, i: unmoved(m, i, -1, wrap=False) if i[0, -1] else m(i - 1) is None,
+            "the last token is 0, and you put [-1] in its place",
+        ),
+        (lambda m, i: unmoved(m, i, clone=False), "your function changes `ids` itself"),
+        (lambda m, i: unmoved(m, i, 0), f"{sick}both runs read the same tokens"),
+        (lambda m, i: True, f"{sick}the model was run 0 times"),
+        (lambda m, i: unmoved(m, i, rows=slice(0, 0)), f"{sick}compare all rows before the last"),
+        (lambda m, i: unmoved(m, i, rows=slice(None)), f"{well}you say False: the logits at the"),
+        (lambda m, i: unmoved(m, i, place=3), f"{well}you say False: change the last token only"),
+        (
+            lambda m, i: torch.equal(m(i), m(i[:, :-1])),
+            f"{well}you say False: both texts must have the length of `ids`",
+        ),
+    ):
+        assert verdict_on(CHECKS["is_causal"], answer).startswith(f"not yet: {said}"), said
+
+
 def test_diagnosis(capsys):
     for answer, said in (
         (..., "not attempted yet"),
         ("rope_on_q_only", "correct"),
-        (
-            "no_mask",
-            "not yet: it is not no_mask: what does that one change, and where? And yours?",
-        ),
         ("nonsense", "not yet: 'nonsense' is none of smol.parity.MUTANTS"),
+        *((name, f"not yet: it is not {name}: {why}") for name, why in NOT_THAT_ONE.items()),
     ):
         check_diagnosis(answer, 5)
         assert capsys.readouterr().out == said + "\n"
+    check_diagnosis("scale_by_hd", 4)  # scale_by_hidden_size: the tree tells them not apart
+    assert capsys.readouterr().out == (
+        "not yet: it is not scale_by_hd: what does that one change, and where? And yours?\n"
+    )
+
+
+NOT_THAT_ONE = {
+    "no_mask": "without rotation that one would differ, yours agree",
+    "k_and_v_swapped": "with one token alone that one would differ, yours agree",
+    "rope_backwards": "with all tokens at one position that one would agree, yours differ",
+    "rope_on_v": "with one token at position 9 that one would differ, yours agree",
+    "rope_sine_lost": "without the sine that one would agree, yours differ",
+    "gelu_for_silu": "that one sits in layers.*.mlp, look at the first FAIL",
+}
 
 
 def test_own_mutant(capsys):
@@ -625,7 +717,9 @@ def test_own_mutant(capsys):
         (("x32 = x.float()", "x32 = x"), "not yet: that is norm_in_input_dtype, one of the fifty"),
         (("F.silu(", "F.gelu("), "not yet: it is caught without the ladder, by: early"),
         (("x.float()", "x.double()"), "not yet: the ladder does not see it either"),
-        (("not in the file", "x"), "not yet: it raised ValueError"),
+        (("not in the file", "x"), "not yet: your old text stands 0 times in smol/model.py: once"),
+        (("x32", "x"), "not yet: your old text stands "),
+        (("return y", "return ("), "not yet: your old text stands 0 times"),
     ):
         check_own_mutant(edit, caught_by)
         assert capsys.readouterr().out.startswith(said)

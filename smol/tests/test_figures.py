@@ -82,7 +82,10 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.divergence({"a": [0.0, 1.0]})
     figures.head_maps({"a word said twice": np.eye(4)}, ["a", "b", "a²", "b²"], half=2)
     figures.lens([" ", " ", ".", "\n", " a"], [900, 40, 9, 2, 1], " a")
-    figures.bug_table({name: {"shapes": False, "ladder": True} for name in MUTANTS})
+    figures.bug_table({n: {"one argmax": 0.25, "ladder": True} for n in MUTANTS}, MUTANTS)
+    figures.bugs_by_prompt([4, 7, 7], 50)
+    figures.rungs()
+    figures.questions()
     trained = BPETokenizer.train(["marmalade marmalade"], 270)
     figures.pipeline(trained, "one marmalade")
     figures.merge_tree(trained, " marmalade")
@@ -104,7 +107,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
     figures.one_more_token(["a", "b", "c"])
-    assert len(shown) == 39
+    assert len(shown) == 42
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5

@@ -206,7 +206,9 @@ def test_a_table_in_the_state_dict_is_named(reference):
 
 def test_there_are_thirty_mutants():
     assert len(MUTANTS) >= 30
-    assert all(mutant.name == name and mutant.story for name, mutant in MUTANTS.items())
+    assert all(
+        mutant.name == name and mutant.story and mutant.part for name, mutant in MUTANTS.items()
+    )
 
 
 EDITED = [name for name, mutant in MUTANTS.items() if mutant.action is None]

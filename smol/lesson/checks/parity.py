@@ -4,17 +4,85 @@ weights read out of four bits.
 And `answer_key`, for who teaches by the planted bugs: `python -m smol.lesson` prints it.
 """
 
+import inspect
+import math
 import struct
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
+import smol.model
 from smol import parity
 from smol.lesson import kind
 from smol.lesson.exercise import SMALL, NotAttempted, ask, exercise, expect, expect_close
-from smol.model import SmolLM2
+from smol.lesson.kind import NotYet, Raised
+from smol.model import SmolLM2, rope_cos_sin
+
+# -- the loss -------------------------------------------------------------------------------------
+
+
+def _surprises(logits, ids):
+    """Minus the log-probability of each of `ids` under the logits at its own place."""
+    return -logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+
+
+def _right(logits, ids):
+    return _surprises(logits[:, :-1], ids[:, 1:])
+
+
+LOSS_MISTAKES = {
+    "the labels are not shifted: position t predicts token t + 1": (
+        lambda z, ids: _surprises(z, ids).mean()
+    ),
+    "logits and labels both lost their last one: the labels lose their first": (
+        lambda z, ids: _surprises(z[:, :-1], ids[:, :-1]).mean()
+    ),
+    "shifted the wrong way: the logits lose their last row, the labels their first": (
+        lambda z, ids: _surprises(z[:, 1:], ids[:, :-1]).mean()
+    ),
+    "that is the sum over the predictions: take their mean": lambda z, ids: _right(z, ids).sum(),
+    "divided by T: each text has T − 1 predictions": (
+        lambda z, ids: _right(z, ids).sum() / ids.numel()
+    ),
+    "divided by the number of texts: the mean is over all B · (T − 1) predictions": (
+        lambda z, ids: _right(z, ids).sum() / len(ids)
+    ),
+    "divided by T − 1 only: there are B texts": (
+        lambda z, ids: _right(z, ids).sum() / (ids.size(1) - 1)
+    ),
+    "the minus is missing": lambda z, ids: -_right(z, ids).mean(),
+    "the logarithm is to the base 2 (or 10): the natural one is wanted": (
+        lambda z, ids: _right(z, ids).mean() / math.log(2),
+        lambda z, ids: _right(z, ids).mean() / math.log(10),
+    ),
+    "the logarithm is missing: these are probabilities": (
+        lambda z, ids: (-_right(z, ids)).exp().mean(),
+        lambda z, ids: -(-_right(z, ids)).exp().mean(),
+        lambda z, ids: 1 - (-_right(z, ids)).exp().mean(),
+    ),
+    "the logarithm of the mean: take the mean of the logarithms": (
+        lambda z, ids: -(-_right(z, ids)).exp().mean().log()
+    ),
+    "logits are no log-probabilities yet: log Σ e^z must be taken off": (
+        lambda z, ids: -z[:, :-1].gather(-1, ids[:, 1:, None]).mean()
+    ),
+}
+READY_MADE = {"log_softmax", "logsumexp", "cross_entropy", "nll_loss", "nll_loss_nd"}
+
+
+class _Used(TorchFunctionMode):
+    """The names of PyTorch's functions that are called within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.add(getattr(func, "__name__", "").removeprefix("special_"))
+        return func(*args, **(kwargs or {}))
 
 
 @exercise
@@ -23,22 +91,91 @@ def check_cross_entropy(cross_entropy):
     for scale in (1.0, 300.0):  # the second one overflows a naive exp
         logits = torch.randn(2, 7, 20) * scale
         want = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        got = ask(kind.number, cross_entropy, logits, ids)
-        expect_close(got, want, f"the loss of logits of size {scale:.0f}")
+        with _Used() as used:
+            got = ask(kind.number, cross_entropy, logits, ids)
+        ready = ", ".join(sorted(used.names & READY_MADE))
+        expect(not ready, f"{ready} is what you are to write: take exp, sum and log")
+        try:
+            expect_close(got, want, f"the loss of logits of size {scale:.0f}")
+        except NotYet as off:
+            raise NotYet(f"{off}{_said_of_loss(got, logits, ids)}") from None
+
+
+def _said_of_loss(got: float, logits, ids) -> str:
+    """The sentence for the mistake that makes this number, or nothing."""
+    if math.isnan(got):
+        return ": exp overflows; take each token's largest logit off first"
+    if math.isinf(got):
+        return ": a probability has become 0; write log p = z − log Σ e^z, and no p"
+    for sentence, wrong in LOSS_MISTAKES.items():
+        for one in wrong if isinstance(wrong, tuple) else (wrong,):
+            if math.isclose(one(logits, ids).item(), got, rel_tol=1e-4):
+                return f": {sentence}"
+    return ""
+
+
+# -- causality ------------------------------------------------------------------------------------
 
 
 @exercise
 def check_is_causal(is_causal):
-    ids = torch.randint(SMALL.vocab_size, (1, 12))
+    cases = ((None, SMALL.vocab_size - 1), (None, 0), ("no_mask", 5), ("mask_sees_next", 5))
     with torch.no_grad():
-        for name in (None, "no_mask", "mask_sees_next", "mask_hides_self", "rope_interleaved"):
+        for name, last in (*cases, ("mask_hides_self", 5), ("rope_interleaved", 5)):
+            ids = torch.randint(SMALL.vocab_size, (1, 12))
+            ids[0, -1] = last
             model = SmolLM2(SMALL).eval()
             if name:
                 parity.MUTANTS[name](model)
             want = name not in ("no_mask", "mask_sees_next")
-            got = ask(kind.truth, is_causal, model, ids)
+            got, fed = _asked_and_fed(is_causal, model, ids)
             what = f"the mutant {name}" if name else "the healthy model"
-            expect(got == want, f"{what} {'is' if want else 'is not'} causal, you say {got}")
+            said = f"{what} {'is' if want else 'is not'} causal, you say {got}"
+            expect(got == want, f"{said}{_said_of_causality(fed, ids, want)}")
+
+
+def _asked_and_fed(is_causal: Callable, model: SmolLM2, ids) -> tuple[bool, list]:
+    """The reader's verdict, and what the model was given to read for it."""
+    fed, before, end = [], ids.clone(), model.config.vocab_size
+
+    def remember(_, args, kwargs):
+        read = args[0] if args else kwargs.get("input_ids")
+        if isinstance(read, torch.Tensor) and read.numel():
+            fed.append(read.clone())
+
+    hook = model.register_forward_pre_hook(remember, with_kwargs=True)
+    try:
+        got = ask(kind.truth, is_causal, model, ids)
+    except Raised:
+        outside = [t for read in fed for t in read.flatten().tolist() if not 0 <= t < end]
+        last = before[0, -1].item()
+        said = f"the last token is {last}, and you put {outside[:1]} in its place: the vocabulary"
+        expect(not outside, f"{said} has 0 to {end - 1}")
+        raise
+    finally:
+        hook.remove()
+    said = "your function changes `ids` itself, so that both runs read the same: clone it first"
+    expect(torch.equal(ids, before), said)
+    return got, fed
+
+
+def _said_of_causality(fed: list, ids, want: bool) -> str:
+    """What is wrong with the way in which the verdict came about."""
+    if len(fed) < 2:
+        return f": the model was run {len(fed)} times, two texts are to be compared"
+    if any(read.shape != ids.shape for read in fed):
+        return ": both texts must have the length of `ids`"
+    changed = (torch.stack(fed) != ids).any(0)[0]
+    if not changed.any():
+        return ": both runs read the same tokens, nothing was changed"
+    if changed[:-1].any():
+        return ": change the last token only; logits from the changed place on may move"
+    if want:
+        return ": the logits at the changed token may move, leave the last row out"
+    return ": compare all rows before the last one, and all of their logits"
+
+
+# -- the planted bugs -----------------------------------------------------------------------------
 
 
 @exercise
@@ -48,8 +185,46 @@ def check_diagnosis(name, seed: int):
     planted = parity.plant_unknown(SmolLM2(SMALL), seed)
     name = kind.text(name)
     expect(name in parity.MUTANTS, f"{name!r} is none of smol.parity.MUTANTS")
-    said = f"it is not {name}: what does that one change, and where? And yours?"
-    expect(name == planted.name, said)
+    if name == planted.name:
+        return
+    guess = parity.MUTANTS[name]
+    if guess.where != planted.where:
+        raise NotYet(f"it is not {name}: that one sits in {guess.where}, look at the first FAIL")
+    mine, yours = _answers(guess), _answers(planted)
+    for question, answer in mine.items():
+        now = yours[question]
+        expect(answer == now, f"it is not {name}: {question} that one would {answer}, yours {now}")
+    raise NotYet(f"it is not {name}: what does that one change, and where? And yours?")
+
+
+def _answers(mutant: parity.Mutant) -> dict[str, str]:
+    """For a bug in an attention module, what it answers to the questions of section 3.6."""
+    if mutant.where != parity.MUTANTS["no_mask"].where or mutant.action:
+        return {}
+    healthy = SmolLM2(SMALL).layers[0].self_attn
+    ill = mutant(SmolLM2(SMALL), layer=0).layers[0].self_attn
+    ill.load_state_dict(healthy.state_dict())
+    x = torch.randn(1, 12, SMALL.hidden_size)
+    cos, sin = rope_cos_sin(torch.arange(12), SMALL.head_dim, SMALL.rope_theta)
+    flat, none, last = torch.ones_like(cos), torch.zeros_like(sin), slice(-1, None)
+    inputs = {
+        "with one token alone": (x[:, :1], cos[:1], sin[:1]),
+        "without rotation": (x, flat, none),
+        "without rotation, in the last row,": (x, flat, none, last),
+        "without rotation, with equal tokens,": (x[:, :1].expand_as(x), flat, none),
+        "with all tokens at one position": (x, cos[9:10], sin[9:10]),
+        "with one token at position 9": (x[:, :1], cos[9:10], sin[9:10]),
+        "without the sine": (x, cos, none),
+    }
+    found = {}
+    with torch.no_grad():
+        for question, (x, c, s, *rows) in inputs.items():
+            mine, theirs = (
+                module(x, c, s)[:, rows[0] if rows else slice(None)] for module in (ill, healthy)
+            )
+            apart = parity.compare(mine, theirs).relative
+            found[question] = "agree" if apart < 1e-5 else "differ"
+    return found
 
 
 @exercise
@@ -59,6 +234,8 @@ def check_own_mutant(edit, caught_by: Callable):
         raise NotAttempted
     edit = kind.parts(2, "a pair of the old text and the new")(edit, "your edit")
     edit = tuple(kind.text(part, "a part of your edit") for part in edit)
+    times = inspect.getsource(smol.model).count(edit[0]) if edit[0] else 0
+    expect(times == 1, f"your old text stands {times} times in smol/model.py: once is wanted")
     known = [mutant.name for mutant in parity.MUTANTS.values() if edit in mutant.edits]
     expect(not known, f"that is {', '.join(known)}, one of the fifty")
     with kind.readers_code():
@@ -67,6 +244,9 @@ def check_own_mutant(edit, caught_by: Callable):
     early = [name for name in others if checks[name]]
     expect(not early, f"it is caught without the ladder, by: {', '.join(early)}")
     expect(checks[last], "the ladder does not see it either: is it a bug at all?")
+
+
+# -- four bits ------------------------------------------------------------------------------------
 
 
 @exercise

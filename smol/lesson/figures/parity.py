@@ -1,12 +1,70 @@
-"""The figures of notebook 3: where models part, which check catches which bug, what the logit lens
-shows."""
+"""The figures of notebook 3: the ladder, where models part, which check catches which bug, how a
+bug is told from another, what the logit lens shows."""
+
+from itertools import groupby
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.patches import Rectangle
 
-from smol.lesson.figures.style import BLUE, FAINT, INK, PALETTE, SOFT, figure, styled
+from smol.lesson.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    HEAT,
+    INK,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    RED,
+    SOFT,
+    arrow,
+    blank,
+    box,
+    figure,
+    styled,
+)
 
-__all__ = ["bug_table", "divergence", "lens"]
+__all__ = ["bug_table", "bugs_by_prompt", "divergence", "lens", "questions", "rungs"]
+
+RUNGS = (  # from the bottom; what is compared, and of which kind the comparison is
+    ("weights", "every name, shape and number of the two checkpoints", 0),
+    ("modules", "each module alone, on the inputs that the reference's module had", 0),
+    ("modules in bf16", "the same once more with numbers of two bytes", 0),
+    ("hidden states", "the stream after each block, while the model runs by itself", 1),
+    ("logits", "what comes out at the end, for this text", 1),
+    ("long logits", "the same for 1,100 tokens", 1),
+    ("greedy", "the next eight tokens", 1),
+    ("loss", "the mean surprise at the text", 2),
+    ("gradients", "how the loss would move each parameter", 2),
+    ("causality", "our model with itself: change a token, and nothing before it moves", 3),
+    ("cache", "our model with itself: the text in pieces, and in one go", 3),
+)
+KINDS = (
+    ("part by part", BLUE),
+    ("the whole", ORANGE),
+    ("learning", GREEN),
+    ("no reference needed", PURPLE),
+)
+
+
+@styled
+def rungs():
+    """The ladder, its first rung at the bottom, with what each rung compares."""
+    fig, ax = figure(8.8, 4.0)
+    blank(ax, (0, 16), (-0.6, 11.4))
+    for rail in (3.5, 5.3):
+        ax.plot([rail, rail], [-0.5, 11.1], color=SOFT, lw=4, solid_capstyle="round")
+    for y, (name, compares, kind) in enumerate(RUNGS):
+        color = KINDS[kind][1]
+        ax.plot([3.5, 5.3], [y, y], color=color, lw=6, solid_capstyle="round")
+        ax.text(3.2, y, name, ha="right", va="center", fontsize=10, weight="bold")
+        ax.text(5.65, y, compares, ha="left", va="center", fontsize=9.5)
+    for kind, (words, color) in enumerate(KINDS):
+        here = [y for y, rung in enumerate(RUNGS) if rung[2] == kind]
+        ax.plot([14.35, 14.35], [min(here) - 0.35, max(here) + 0.35], color=color, lw=3)
+        ax.text(14.5, np.mean(here), words.replace(" needed", "\nneeded"), va="center", fontsize=9)
+    names = ", ".join(name for name, *_ in RUNGS)
+    return fig, f"a ladder of eleven rungs, from the bottom: {names}; beside each what it compares"
 
 
 @styled
@@ -34,28 +92,102 @@ def divergence(lines: dict[str, list[float]]):
 
 
 @styled
-def bug_table(caught: dict[str, dict[str, bool]]):
-    """Which check catches which bug: rows are bugs, columns checks, filled is caught."""
-    bugs, checks = list(caught), list(next(iter(caught.values())))
-    matrix = np.array([[caught[bug][check] for check in checks] for bug in bugs])
-    half = (len(bugs) + 1) // 2
-    fig, axes = figure(9.6, 0.2 * half + 1.2, 2)
-    totals = [
-        f"{name.replace(' ', chr(10), 1)}\n{int(n)} / {len(bugs)}"
-        for name, n in zip(checks, matrix.sum(0), strict=True)
-    ]
-    for ax, rows in zip(axes, (slice(half), slice(half, None)), strict=True):
-        part = matrix[rows]
-        ax.imshow(part, cmap=ListedColormap(["#f0f0f0", BLUE]), vmin=0, vmax=1, aspect="auto")
-        ax.set_yticks(range(len(part)), bugs[rows], fontsize=8.5)
-        ax.set_xticks(range(len(checks)), totals, fontsize=8.5)
-        ax.xaxis.tick_top()
-        ax.set_xticks(np.arange(len(checks) - 1) + 0.5, minor=True)
-        ax.set_yticks(np.arange(len(part) - 1) + 0.5, minor=True)
-        ax.grid(which="minor", color="white", lw=1.2)
-        ax.tick_params(which="both", length=0)
-        ax.spines[:].set_visible(False)
-    return fig, f"{len(bugs)} bugs against {len(checks)} checks: {', '.join(checks)}"
+def bug_table(caught: dict[str, dict[str, float]], mutants: dict):
+    """Each bug with its story, by the part of the model that it is in, and how much of each check
+    catches it: dark is caught. A share between 0 and 1 (of several prompts) is written down."""
+    checks = list(next(iter(caught.values())))
+    groups = [(part, list(names)) for part, names in groupby(caught, lambda n: mutants[n].part)]
+    height = len(caught) + 1.7 * len(groups)
+    fig, ax = figure(8.6, 0.165 * height + 0.6)
+    left = 10.9  # where the checks' columns begin
+    blank(ax, (0, left + len(checks)), (height, -2.9))
+    for column, check in enumerate(checks):
+        total = sum(row[check] for row in caught.values())
+        said = f"{total:.0f} of {len(caught)}" if total == round(total) else f"mean {total:.1f}"
+        words = f"{check}\n{said}"
+        ax.text(left + column + 0.5, -0.3, words, ha="center", va="bottom", fontsize=6.5)
+    y = 0.0
+    for part, names in groups:
+        ax.text(0, y + 1.05, part, fontsize=8, weight="bold", color=BLUE, va="center")
+        y += 1.7
+        for name in names:
+            ax.text(0.1, y + 0.5, name, fontsize=6.3, va="center", family="DejaVu Sans Mono")
+            ax.text(3.45, y + 0.5, mutants[name].story, fontsize=6.5, va="center")
+            for column, check in enumerate(checks):
+                _caught(ax, left + column, y, float(caught[name][check]))
+            y += 1
+    return fig, (
+        f"{len(caught)} bugs with a line each on what is wrong, by part of the model "
+        f"({', '.join(part for part, _ in groups)}), against {len(checks)} checks: "
+        f"{', '.join(checks)}"
+    )
+
+
+def _caught(ax, x: float, y: float, share: float) -> None:
+    color = HEAT(0.12 + 0.63 * share) if share else "#f0f0f0"
+    ax.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, facecolor=color, lw=0))
+    if 0 < share < 1:
+        ink = "white" if share > 0.6 else INK
+        ax.text(x + 0.5, y + 0.5, f"{share:.0%}", ha="center", va="center", fontsize=6, color=ink)
+
+
+@styled
+def bugs_by_prompt(counts: list[int], bugs: int):
+    """How many prompts catch how many of the bugs."""
+    fig, ax = figure(7.6, 2.5)
+    heights = np.bincount(counts, minlength=bugs + 1)
+    ax.bar(range(bugs + 1), heights, color=BLUE)
+    ax.set(xlabel=f"how many of the {bugs} bugs change the answer to a prompt", xlim=(-0.6, bugs))
+    ax.set(ylabel="how many prompts")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    return fig, f"how many of {bugs} bugs each of {len(counts)} prompts catches"
+
+
+@styled
+def questions():
+    """The questions by which a bug in an attention module is told from the others."""
+    fig, ax = figure(8.8, 4.75)
+    blank(ax, (0, 20.8), (0, 11.2))
+    asked = {  # number: where, the question, and what to do about it
+        1: (2.9, 10.2, "1  one token alone", "no angle, one key, nothing to hide"),
+        2: (2.9, 7.7, "2  no rotation", "cos = 1, sin = 0"),
+        3: (2.9, 4.3, "3  no rotation, the last row", "nothing is hidden from it"),
+        4: (2.9, 1.8, "4  no rotation, equal tokens", "then the shares do not matter"),
+        5: (12.2, 7.7, "5  all at one position", "q and k turned by one angle"),
+        6: (12.2, 5.6, "6  one token, at position 9", "its share is 1: only v is left"),
+    }
+    ends = (
+        (9.4, 10.2, "values, o_proj, or which\nhead reads which"),
+        (9.4, 4.0, "the mask"),
+        (9.4, 2.5, "how the heads are\nput together"),
+        (9.4, 0.9, "the scores: their factor,\nor the heads of q"),
+        (18.4, 8.7, "the rotation itself:\npairs, direction"),
+        (18.4, 6.3, "v is rotated too"),
+        (18.4, 4.6, "q and k are rotated\ndifferently, or the sine is lost"),
+    )
+    for x, y, what, why in asked.values():
+        box(ax, x, y, 5.2, 1.25, f"{what}\n{why}", BLUE, 7.5)
+    for x, y, what in ends:
+        box(ax, x, y, 4.4, 1.0, what, RED, 7.5)
+    for a, b, said, (dx, dy) in (
+        ((2.9, 9.57), (2.9, 8.33), "agree", (0.12, 0)),
+        ((5.5, 10.2), (7.2, 10.2), "differ", (-0.4, 0.25)),
+        ((5.5, 7.7), (9.6, 7.7), "agree: it is RoPE", (-1.3, 0.3)),
+        ((2.9, 7.07), (2.9, 4.93), "differ: it is not RoPE", (0.12, 0)),
+        ((5.5, 4.3), (7.2, 4.1), "agree", (-0.4, 0.4)),
+        ((2.9, 3.67), (2.9, 2.43), "differ", (0.12, 0)),
+        ((5.5, 2.0), (7.2, 2.5), "differ", (-0.6, 0.4)),
+        ((5.5, 1.6), (7.2, 1.0), "agree", (-0.6, -0.4)),
+        ((14.8, 7.9), (16.2, 8.6), "agree", (-0.7, 0.4)),
+        ((12.2, 7.07), (12.2, 6.23), "differ", (0.12, 0)),
+        ((14.8, 5.8), (16.2, 6.3), "differ", (-0.7, 0.4)),
+        ((14.8, 5.4), (16.2, 4.7), "agree", (-0.7, -0.4)),
+    ):
+        arrow(ax, a, b)
+        x, y = (a[0] + b[0]) / 2 + dx, (a[1] + b[1]) / 2 + dy
+        ax.text(x, y, said, fontsize=7.5, color=INK, va="center")
+    said = "; ".join(what.replace("  ", ": ", 1) for _, _, what, _ in asked.values())
+    return fig, f"a tree of questions for an attention module with a bug in it: {said}"
 
 
 @styled
