@@ -52,13 +52,17 @@ def norm_arrows():
         ax.add_patch(Circle((0, 0), math.sqrt(2), fill=False, edgecolor=SOFT, lw=1, ls="--"))
         moved = prepare(vectors)
         after = moved / np.sqrt((moved**2).mean(-1, keepdims=True))
+        for end in np.unique(after.round(6), axis=0):
+            many = int((np.abs(after - end).max(-1) < 1e-5).sum())
+            if many > 1:
+                ax.text(end[0] + 0.3, end[1] - 0.35, f"{many} of them end here", fontsize=8)
         for before, end, color in zip(vectors, after, PALETTE, strict=False):
             arrow(ax, (0, 0), before, color)
             ax.plot(*end, "o", ms=9, color=color, markeredgecolor="white", zorder=5)
             x, y = before * (1 + 0.3 / np.linalg.norm(before))
             label = ", ".join(f"{n:g}" for n in before)
             ax.text(x - 0.45 * (before[1] == 2), y + 0.12, f"({label})", ha="center", fontsize=8)
-    axes[0].text(1.5, -1.6, "arrow: before\ndot: after", fontsize=8.5, color=SOFT)
+    axes[0].text(2.6, -1.6, "arrow: before\ndot: after", fontsize=8.5, color=SOFT)
     return fig, (
         "four vectors of two numbers and what becomes of them: RMSNorm puts each onto a circle "
         "without turning it; LayerNorm leaves only two places"
@@ -129,7 +133,7 @@ def attention_arrows(weights: np.ndarray, words: list[str]):
     for j, word in enumerate(words):
         ax.plot([j, j], [0.15, 2.0], color=INK, lw=2.4, zorder=1, solid_capstyle="round")
         box(ax, j, -0.1, 0.62, 0.34, word, BLUE, 10)
-        ax.text(j, 2.12, f"what “{word}” has now", ha="center", fontsize=8.5, color=SOFT)
+        ax.text(j, 2.12, f"{weights[j, j]:.2f} of itself", ha="center", fontsize=8.5, color=INK)
     for i in range(T):
         for j in range(i):
             share = float(weights[i, j])
@@ -194,6 +198,7 @@ def rope_wavelengths(head_dim: int, thetas: dict[str, float], context: int):
     ax.axhline(context, color=SOFT, lw=1, ls="--")
     ax.text(0, context * 1.25, f"context: {context:,} tokens", fontsize=9, color=SOFT)
     ax.set(xlabel="pair", ylabel="tokens for one turn", xlim=(-0.7, head_dim // 2 + 5))
+    ax.set_xticks([*range(0, head_dim // 2, 4), head_dim // 2 - 1])
     ax.grid(axis="y")
     return fig, f"tokens for one full turn of each pair, for theta {' and '.join(thetas)}"
 
@@ -251,7 +256,7 @@ def head_maps(panels: dict[str, np.ndarray], words: list[str], half: int | None 
     axes[0, 0].set_ylabel("who asks", fontsize=9)
     bar = fig.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], aspect=25, shrink=0.7)
     bar.outline.set_visible(False)
-    bar.set_label("weight", fontsize=9)
+    bar.set_label("share", fontsize=9)
     bar.ax.tick_params(labelsize=7.5)
     said = "; ".join(title.replace("\n", ", ") for title in panels)
     said += "" if half is None else f"; rules after {half} words, where the text begins again"
