@@ -55,7 +55,8 @@ def norm_arrows():
         for end in np.unique(after.round(6), axis=0):
             many = int((np.abs(after - end).max(-1) < 1e-5).sum())
             if many > 1:
-                ax.text(end[0] + 0.3, end[1] - 0.35, f"{many} of them end here", fontsize=8)
+                x = end[0] + (0.4 if end[0] < 0 else -1.3)
+                ax.text(x, end[1] + 0.55, f"{many} end here", ha="center", fontsize=8)
         for before, end, color in zip(vectors, after, PALETTE, strict=False):
             arrow(ax, (0, 0), before, color)
             ax.plot(*end, "o", ms=9, color=color, markeredgecolor="white", zorder=5)
