@@ -9,12 +9,17 @@ import torch
 from smol import count
 
 
-def parameters(config, tied=None, kv=None, layers=None, norms=2, last=1, mlp=3, square=2):
-    """The number of parameters; each switch makes one mistake."""
+def parameters(
+    config, tied=None, kv=None, layers=None, norms=2, last=1, mlp=3, square=2, biases=""
+):
+    """The number of parameters; each switch makes one mistake; `biases` are those of some parts:
+    q, kv, o, gu (gate and up), d(own)."""
     D, F_, V = config.hidden_size, config.intermediate_size, config.vocab_size
     kv = kv or config.num_key_value_heads * config.head_dim
+    sizes = {"q": D, "kv": 2 * kv, "o": D, "gu": 2 * F_, "d": D}
     tables = (1 if config.tie_word_embeddings else 2) if tied is None else 2 - tied
     block = square * D * D + 2 * D * kv + mlp * D * F_ + norms * D
+    block += sum(sizes[part] for part in biases.split())
     return tables * V * D + (layers or config.num_hidden_layers) * block + last * D
 
 
@@ -100,6 +105,24 @@ def nearest_in_place(table, token):
     return cosine_nearest(rows, token)
 
 
+def nearest_with_its_row_zeroed(table, token):
+    table[token] = 0
+    return cosine_nearest(table, token)
+
+
+def nearest_with_its_row_cut_out(table, token):
+    unit = table / table.norm(dim=-1, keepdim=True)
+    others = torch.cat((unit[:token], unit[token + 1 :]))
+    return (others @ unit[token]).argmax().item()
+
+
+def largest_cosine(table, token, itself=-1.0):
+    unit = table / table.norm(dim=-1, keepdim=True)
+    cosines = unit @ unit[token]
+    cosines[token] = itself
+    return cosines.max().item()
+
+
 def go_on(model, ids, count, row=-1, choose=torch.Tensor.argmax, seen=0):
     """The greedy loop; `seen` is where the part of the text begins that the model is shown."""
     text = list(ids)
@@ -112,6 +135,28 @@ def go_on_in_place(model, ids, count):
     for _ in range(count):
         ids.append(model(ids)[-1].argmax().item())
     return ids
+
+
+def go_on_that_returns_at_once(model, ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(model(ids)[-1].argmax().item())
+        return ids
+
+
+def go_on_with_what_append_returns(model, ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        likeliest = model(ids)[-1].argmax().item()
+        ids = ids.append(likeliest)
+    return ids
+
+
+def go_on_with_what_append_returns_apart(model, ids, count):
+    text = list(ids)
+    for _ in range(count):
+        text = text.append(model(ids)[-1].argmax().item())
+    return text
 
 
 def go_on_asking_the_same(model, ids, count):

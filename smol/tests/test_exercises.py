@@ -44,15 +44,21 @@ from smol.tests.answers import (
     go_on_by_place,
     go_on_in_place,
     go_on_over_the_table,
+    go_on_that_returns_at_once,
+    go_on_with_what_append_returns,
+    go_on_with_what_append_returns_apart,
     high_half_first,
     in_parts,
     interleave,
     largest_batch,
+    largest_cosine,
     log_p_loss,
     loses_what_is_invalid,
     loss,
     most_tokens,
     nearest_in_place,
+    nearest_with_its_row_cut_out,
+    nearest_with_its_row_zeroed,
     numbers_alone,
     parameters,
     rope,
@@ -521,9 +527,19 @@ def test_the_mistakes_with_counting_are_named():
         ({"layers": 1}, "that is one block, the model has num_hidden_layers of them"),
         ({"square": 1}, "q_proj and o_proj have D × D weights each"),
         ({"mlp": 2}, "the MLP has three matrices, not two"),
+        ({"tied": 2}, "tied: 74,064, PyTorch has 86,352: the embedding is a matrix too, V × D"),
+        ({"kv": 2 * 64}, "a head is config.head_dim wide: 64 is SmolLM2's"),
+        ({"kv": 2 * 64, "square": 2 * 64 / 48 * 6}, "config.head_dim wide: 64 is SmolLM2's"),
+        ({"biases": "q kv o gu d"}, "there are no biases in this model"),
+        ({"biases": "q kv o"}, "there are no biases in this model"),
+        ({"biases": "q kv"}, "there are no biases in this model"),
+        ({"biases": "gu d"}, "there are no biases in this model"),
     ):
         line = verdict_on(CHECKS["count"], lambda c, m=mistake: parameters(c, **m))
         assert line.startswith("not yet: D = 48, ") and said in line, line
+    for fixed in (134_515_008, 162_826_560):  # SmolLM2's own, counted once and twice
+        line = verdict_on(CHECKS["count"], lambda c, n=fixed: n)
+        assert line.endswith("that is SmolLM2's number: work it out from the config"), line
     line = verdict_on(CHECKS["count"], lambda c: parameters(c) + 1)
     assert line == "not yet: D = 48, tied: 86,353, PyTorch has 86,352"
 
@@ -542,6 +558,9 @@ def test_the_mistakes_with_the_greedy_loop_are_named():
         (go_on_by_place, "that is the place with the largest score, not the token"),
         (lambda *a: go_on(*a, choose=torch.Tensor.argmin), "that is the unlikeliest token each"),
         (go_on_in_place, "your function changes the list that it was given: work on a copy"),
+        (go_on_that_returns_at_once, "[3, 1, 4, 8, 6, 2, 4]: too few: is return inside the loop?"),
+        (go_on_with_what_append_returns, "was given None: list.append changes the list and"),
+        (go_on_with_what_append_returns_apart, "'append': list.append changes the list and"),
         (lambda *a: go_on(*a, choose=torch.Tensor.max), "an id is a whole number, not 9.5: is"),
         (go_on_over_the_table, "the model's ids are 0 to 9, it was given 28: argmax over the"),
         (lambda m, i, n: go_on(lambda t: m(torch.tensor(t)), i, n), "the model takes a list of"),
@@ -573,6 +592,12 @@ def test_the_mistakes_with_nearness_are_named():
         (lambda table, t: 31, "nearest to 31 is 7, not 31: compare directions: the largest"),
         (euclid_nearest, "nearest to 7 is 31, not 3: compare directions, not distances"),
         (nearest_in_place, "your function changes `table`: work on a copy"),
+        (nearest_with_its_row_zeroed, "your function changes `table`: work on a copy"),
+        (
+            nearest_with_its_row_cut_out,
+            "nearest to 7 is 31, not 30: is its row left out? Then the",
+        ),
+        (largest_cosine, "your answer is 0.875: that is a cosine, not an id"),
         (
             lambda table, t: cosine_nearest(torch.tensor(table.numpy()), t),
             "it raised RuntimeError",

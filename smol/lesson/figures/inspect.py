@@ -52,8 +52,8 @@ def transformer(tokens: list[str], predicted: list[tuple[str, float]], config):
     )
     alt = (
         f"{len(tokens)} columns of tokens through {last + 1} blocks: in each block attention, "
-        "arrows from each column to those on its right, then an MLP on each column alone; on top "
-        f"the likeliest next token: {said}"
+        "arrows from each column to itself and to those on its right, then an MLP on each column "
+        f"alone; on top the likeliest next token: {said}"
     )
     return fig, alt
 
@@ -71,11 +71,12 @@ def _block(ax, columns: list[float], bottom: float) -> None:
     )
     low, high, mlp = bottom + 0.2, bottom + 1.35, bottom + 2.2
     for j, x in enumerate(columns):
-        for source in columns[:j]:  # from earlier columns only
-            strong = j == len(columns) - 1
-            look = {"color": PURPLE if strong else "#e3b9cf", "lw": 1.5 if strong else 1.1}
-            look |= {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 4, "mutation_scale": 11}
-            ax.annotate("", (x, high), (source, low), arrowprops=look, zorder=2 if strong else 1)
+        for source in columns[: j + 1]:  # from itself and from earlier columns only
+            look = {"color": PURPLE, "lw": 1.3, "arrowstyle": "-|>", "mutation_scale": 11}
+            look |= {"shrinkA": 0, "shrinkB": 4}
+            if source == x:
+                look["connectionstyle"] = "arc3,rad=-0.55"
+            ax.annotate("", (x, high), (source, low), arrowprops=look, zorder=2)
         _plus(ax, x, high)
         ax.plot([x, x + 0.72], [mlp - 0.42] * 2, color=SOFT, lw=1.2)
         arrow(ax, (x + 0.72, mlp - 0.42), (x + 0.72, mlp - 0.18))
@@ -102,7 +103,11 @@ def _words_beside(ax, config, last: int) -> None:
     for number, which, bottom in ((0, "first", 1.55), (last, "last", 5.85)):
         rows += [
             (bottom + 2.9, f"layer {number}, the {which} block", RED),
-            (bottom + 0.75, "attention: each column\ntakes from those to its left", "#a8457a"),
+            (
+                bottom + 0.75,
+                "attention: each column takes\nfrom itself and those to its left",
+                "#a8457a",
+            ),
             (bottom + 2.2, "MLP: each column\nworks by itself", "#a06b00"),
         ]
     for y, text, color in rows:

@@ -52,7 +52,10 @@ def architecture(config):
     _one_block(ax, stream)
     _attention(ax, config, stream)
     _mlp(ax, config, stream)
-    said = f"(B, T): B texts of T tokens.  hd = {config.head_dim}: how many numbers a head has."
+    said = (
+        "causal: no token sees a later one.  (B, T): B texts of T tokens.  "
+        f"hd = {config.head_dim}: how many numbers a head has."
+    )
     ax.text(13.4, 0.05, said, ha="right", va="center", fontsize=8.5)
     alt = (
         f"the model: embedding, {config.num_hidden_layers} blocks, norm, head; and one block: "
@@ -118,7 +121,6 @@ def _one_block(ax, stream: float) -> None:
         arrow(ax, (9.7, y), (stream + 0.22, y))
     for x, y, words in (  # what each part is for
         (9.95, 1.25, "norm: to one size"),
-        (11.95, 2.97, "RoPE: marks\nthe place"),
         (10.8, 4.27, "what has been read"),
         (10.65, 5.35, "norm: to one size"),
         (9.9, 7.5, "how far each pattern fits"),
@@ -142,8 +144,10 @@ def _attention(ax, config, stream: float) -> None:
         box(ax, px, 2.25, 1.75, 0.58, f"{name}\n{D} → {heads} × {hd}", BLUE, 7.5)
         arrow(ax, (px, 2.54), (px, 3.4 if name[0] == "v" else 2.79))
     for px in (7.65, 9.7):
-        box(ax, px, 2.97, 1.1, 0.36, "RoPE", ORANGE, 8)
+        box(ax, px, 2.97, 0.9, 0.36, "RoPE", ORANGE, 8)
         arrow(ax, (px, 3.15), (px, 3.4))
+    look = {"ha": "center", "va": "center", "style": "italic"}
+    ax.text(8.675, 2.97, "marks\nthe place", fontsize=8, color=SOFT, **look)
     box(
         ax,
         9.7,
