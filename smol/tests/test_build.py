@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from smol import SmolLM2, SmolLM2Config, model
 from smol.lesson.checks import build
 from smol.lesson.checks.slips import MISTAKES, in_heads, joined, shares
+from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
 from smol.parity import compare
 from smol.pretrained import from_reference
@@ -209,3 +210,9 @@ def test_the_teaching_classes_have_no_checks_and_no_switches(readers):
         assert all(p.default is p.empty for p in parameters), name
         code = inspect.getsource(readers[name].forward)
         assert " if " not in code and "raise" not in code, name
+
+
+def test_two_parts_are_the_packages_line_for_line(readers, capsys):
+    same_code(readers["apply_rope"], readers["MLP"])
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{name}: same code as smol.model" for name in ("apply_rope", "MLP")]
