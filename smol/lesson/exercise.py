@@ -48,6 +48,7 @@ def exercise(check: Callable | None = None, *, instead: object = None) -> Callab
             said = "not attempted yet"
         except Nearly as reason:
             said = f"nearly: {reason}"
+            said += " The package's part goes on in its place." if instead is not None else ""
         except NotYet as reason:
             said = f"not yet: {reason}"
         except Raised as error:

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,19 +16,26 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol import SmolLM2, SmolLM2Config, model
 from smol.lesson.checks import build
-from smol.lesson.checks.slips import MISTAKES, in_heads, joined, shares
+from smol.lesson.checks.raised import RAISED
+from smol.lesson.checks.slips import MISTAKES
+from smol.lesson.checks.slips_modules import in_heads, joined
 from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
 from smol.parity import compare
 from smol.pretrained import from_reference
+from smol.tests.answers_build import (
+    FIXED,
+    IN_PLACE,
+    LOOKED_AT,
+    OTHER_STYLES,
+    ROUNDED_OTHERWISE,
+    attention,
+    divided,
+)
 from smol.tests.solutions import Reader
 from smol.tests.test_exercises import OF_THE_CHECK, STRANGE
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_build.ipynb"
-
-
-def attention(q, k, v):
-    return shares(q, k) @ v
 
 
 RIGHT = {
@@ -130,14 +138,71 @@ def test_each_slip_of_the_others_is_named(name):
         assert verdict(name, wrong) == f"not yet: {says}"
 
 
-def test_what_only_rounds_otherwise_is_nearly_right(small):
-    def divided(module, x):
-        return x / (x.pow(2).mean(-1, keepdim=True) + module.eps).sqrt() * module.weight
+@pytest.mark.filterwarnings("ignore:The use of")  # k.T
+@pytest.mark.parametrize("name", RAISED)
+def test_each_slip_that_raises_is_asked_about(name, small):
+    for asks, slips in RAISED[name].items():
+        for wrong in slips:
+            line = verdict(name, as_answer(name, wrong), small)
+            assert re.match(r"not yet: it raised \w+Error: .+", line), (asks, line)
+            assert line.endswith(f". {asks}"), (asks, line)
 
-    line = verdict("rms_norm", as_answer("rms_norm", divided), small)
-    assert line.startswith("nearly: ") and "torch.rsqrt" in line
-    far = as_answer("rms_norm", lambda module, x: 1.01 * _rms(module, x))
-    assert verdict("rms_norm", far, small).startswith("not yet: layer 0: the output is off")
+
+def test_an_unknown_error_is_told_as_it_is(small):
+    line = verdict("attention", lambda q, k, v: [][0], small)
+    assert line == "not yet: it raised IndexError: list index out of range"
+
+
+@pytest.mark.parametrize(("name", "answer", "hint"), ROUNDED_OTHERWISE)
+def test_what_only_rounds_otherwise_is_nearly_right(name, answer, hint, small):
+    line = verdict(name, as_answer(name, answer), small)
+    much = r"nearly: right, but rounded otherwise \(\de-0[678] of the largest value, layer \d\)\. "
+    assert re.match(much, line), line
+    assert line.endswith(f"{hint} The package's part goes on in its place."), line
+
+
+def test_of_one_head_it_says_within_what(small):
+    def fused(q, k, v):
+        return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+
+    assert re.match(r"within \de-0[78] of Hugging Face's", verdict("attention", fused, small))
+
+
+@torch.no_grad()
+def test_what_is_rounded_otherwise_and_fixed_in_size_is_not_right(small):
+    def fixed(module, x):
+        return divided(module, x.view(1, 16, 48))
+
+    line = verdict("rms_norm", as_answer("rms_norm", fixed), small)
+    assert line.startswith("not yet: right for the sizes of SmolLM2 and this text only")
+
+
+def test_a_little_off_is_a_small_number(small):
+    def other_eps(module, x):
+        return module.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1.2e-5)
+
+    line = verdict("rms_norm", as_answer("rms_norm", other_eps), small)
+    said = "of the largest value: too much for rounding. Is a small number another: eps, θ, the"
+    assert line.startswith("not yet: layer 0: off by ") and said in line, line
+
+
+@pytest.mark.parametrize(("name", "answer"), FIXED)
+def test_what_is_right_for_one_size_only_is_told_so(name, answer, small):
+    line = verdict(name, as_answer(name, answer), small)
+    assert line.startswith("not yet: right for the sizes of SmolLM2 and this text only: "), line
+    assert line.endswith(" can be others")
+
+
+@pytest.mark.parametrize(("name", "answer", "said"), LOOKED_AT)
+def test_what_is_off_is_told_where(name, answer, said, small):
+    line = verdict(name, as_answer(name, answer), small)
+    assert line.startswith("not yet: layer 0") and said in line, line
+
+
+@pytest.mark.parametrize(("name", "answer"), OTHER_STYLES)
+def test_a_right_answer_in_another_style_is_right(name, answer, small):
+    line = verdict(name, as_answer(name, answer), small)
+    assert line.startswith(("exact", "nearly: right", "within")), line
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -149,14 +214,25 @@ def test_no_answer_of_another_kind_breaks_a_check(name, small):
     assert line.startswith("not yet: your answer is 5, a "), line
 
 
-def test_the_reader_may_write_in_place(small):
-    def added(block, x, cos, sin):
-        x += block.self_attn(block.input_layernorm(x), cos, sin)
-        x += block.mlp(block.post_attention_layernorm(x))
-        return x
+@pytest.mark.parametrize(("name", "answer", "changed"), IN_PLACE)
+def test_an_answer_must_not_change_what_it_was_given(name, answer, changed, small):
+    before = {key: tensor.clone() for key, tensor in small.state_dict().items()}
+    line = verdict(name, as_answer(name, answer), *[small][: name in RIGHT])
+    said = f"not yet: your function changes the {changed} that it was given: work on a copy, "
+    assert line.startswith(f"{said}{changed} = {changed} "), line
+    assert all(torch.equal(before[key], tensor) for key, tensor in small.state_dict().items())
 
-    assert verdict("block", as_answer("block", added), small).startswith("exact")
-    assert verdict("block", RIGHT["block"], small).startswith("exact")
+
+def test_the_reader_may_add_to_a_stream_of_ones_own(small):
+    def added(m, ids):
+        x, c = m.embed_tokens(ids), m.config
+        tables = model.rope_cos_sin(torch.arange(ids.size(1)), c.head_dim, c.rope_theta)
+        for layer in m.layers:
+            x += layer.self_attn(layer.input_layernorm(x), *tables)
+            x += layer.mlp(layer.post_attention_layernorm(x))
+        return m.lm_head(m.norm(x))
+
+    assert verdict("model", as_answer("model", added), small).startswith("exact")
 
 
 def test_a_check_leaves_the_reference_as_it_was(small):

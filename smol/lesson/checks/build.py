@@ -6,6 +6,7 @@ holds for each part the classic wrong answers, each with the sentence that names
 computes them all, and says the sentence of the one that the reader's answer equals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +15,10 @@ from torch import Tensor, nn
 
 from smol.config import SmolLM2Config
 from smol.lesson import kind
-from smol.lesson.checks.slips import MISTAKES, neighbours
-from smol.lesson.exercise import (
-    Nearly,
-    ask,
-    exercise,
-    expect,
-    expect_close,
-    expect_like,
-    readers_module,
-)
+from smol.lesson.checks.judge import EXACT, Judge, judge_module
+from smol.lesson.checks.slips import MISTAKES
+from smol.lesson.checks.slips_functions import neighbours
+from smol.lesson.exercise import ask, exercise, expect, expect_close, expect_like
 from smol.model import (
     MLP,
     Block,
@@ -34,9 +29,8 @@ from smol.model import (
     eager_attention,
     rope_cos_sin,
 )
-from smol.parity import compare, trace
+from smol.parity import trace
 
-EXACT = "exact: Hugging Face's numbers, to the bit"
 # "Once upon a time there was a little girl who lived in a small village."
 VILLAGE = [6403, 1980, 253, 655, 665, 436, 253, 1838, 8180, 617, 4161, 281, 253, 1165, 6560, 30]
 
@@ -124,39 +118,7 @@ def smol_config(reference):
     return SmolLM2Config.from_dict(reference.config.to_dict())
 
 
-# -- the verdict ----------------------------------------------------------------------------------
-
-
-def judge(exercise: str, got: Tensor, want: Tensor, given: tuple, where: str, to_the_bit: str):
-    """Nothing where `got` is `want` to the bit. NotYet with the sentence of the mistake that it
-    is, or with how far it is off; Nearly, with `to_the_bit`, where only the rounding differs."""
-    got = kind.tensor(got)
-    if got.shape == want.shape and got.dtype == want.dtype and torch.equal(got, want):
-        return
-    close = {"rtol": 1e-4, "atol": 1e-5 * want.abs().max().item(), "equal_nan": True}
-    near = got.shape == want.shape and got.dtype == want.dtype and compare(got, want)
-    if near and near.relative < 1e-6:
-        raise Nearly(f"{near.relative:.0e} of the largest value away in {where}. {to_the_bit}")
-    for says, wrong in MISTAKES[exercise].items():
-        made = wrong(*given)
-        same = made.shape == got.shape and made.dtype == got.dtype
-        expect(not (same and torch.allclose(got, made, **close)), f"{where}: {says}")
-    expect_like(got, want, "the output")
-    expect(not got.isnan().any(), f"{where}: the output has NaN in it")
-    expect_close(got, want, f"{where}: the output")
-    raise Nearly(f"{near.relative:.0e} of the largest value away in {where}. {to_the_bit}")
-
-
-@torch.no_grad()
-def judge_module(exercise: str, made: type, ours: type, given: list, hint: str, *args) -> str:
-    """The same for a module class: `given` holds (where, state, inputs, want), `args` is what
-    makes one. The slips are made with `ours`, whose parts have the names that they know."""
-    for where, state, inputs, want in given:
-        module = readers_module(made, *args, state=state)
-        got = ask(kind.tensor, module, *(t.clone() for t in inputs))
-        known = readers_module(ours, *args, state=state)
-        judge(exercise, got, want, (known, *inputs), where, hint)
-    return EXACT
+# -- the exercises --------------------------------------------------------------------------------
 
 
 @exercise(instead=RMSNorm)
@@ -166,54 +128,56 @@ def check_rms_norm(made, reference):
     for where, layer in run.layers():
         call = run.calls[f"layers.{where.split()[1]}.input_layernorm"]
         given.append((where, layer.input_layernorm.state_dict(), (call.x,), call.out))
-    hint = "Theirs multiplies x by torch.rsqrt(mean + eps), and the weight last."
-    return judge_module("rms_norm", made, RMSNorm, given, hint, c.hidden_size, c.rms_norm_eps)
+    hint = "Theirs multiplies by torch.rsqrt(…), the weight last."
+    args = c.hidden_size, c.rms_norm_eps
+    return judge_module("rms_norm", "x", made, RMSNorm, given, hint, *args)
 
 
 @exercise(instead=apply_rope)
 def check_apply_rope(turn, reference):
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    run = run_of(reference)
+    run, judge = run_of(reference), Judge("apply_rope", "x cos sin")
     cos, sin = run.tables()
     for where, _ in run.layers():
         q, k, _ = run.qkv(int(where.split()[1]), turned=False)
         for x in (q, k):
             want = apply_rotary_pos_emb(x, x, cos[None], sin[None])[0]
-            got = ask(kind.tensor, turn, x.clone(), cos, sin)
-            hint = "Theirs is x · cos + (−b, a) · sin."
-            judge("apply_rope", got, want, (x, cos, sin), where, hint)
-    return EXACT
+            judge.hear(turn, (x, cos, sin), want, where)
+    given = torch.randn(2, 3, 5, 6), *rope_cos_sin(torch.arange(5), 6, 500.0)
+    judge.hear_other_sizes(turn, given, apply_rope(*given))
+    return judge.verdict("Theirs is x · cos + (−b, a) · sin.")
 
 
 @exercise
 def check_attention(attention, reference):
-    run, largest = run_of(reference), 0.0
+    run, judge = run_of(reference), Judge("attention", "q k v")
     for where, layer in run.layers():
         q, k, v = run.qkv(int(where.split()[1]))
         want = their_attention(layer, q, k, v)[0]
         group = q.size(1) // k.size(1)
         for h in range(q.size(1)):
             given = q[0, h], k[0, h // group], v[0, h // group]
-            got = ask(kind.tensor, attention, *(t.clone() for t in given))
-            try:
-                judge("attention", got, want[h], given, f"{where}, head {h}", "")
-            except Nearly:
-                largest = max(largest, compare(got, want[h]).relative)
-    if largest == 0:
-        return f"exact: Hugging Face's numbers, to the bit, on all {q.size(1)} heads"
-    return f"within {largest:.0e} of Hugging Face's, which multiplies all heads at once"
+            judge.hear(attention, given, want[h], f"{where}, head {h}")
+    given = torch.randn(3, 5, 6).unbind()
+    judge.hear_other_sizes(
+        attention, given, eager_attention(*(t[None, None] for t in given))[0, 0]
+    )
+    if judge.largest == 0:
+        return f"{EXACT}, on all {q.size(1)} heads"
+    return f"within {judge.largest:.0e} of Hugging Face's, which multiplies all heads at once"
 
 
 @exercise(instead=eager_attention)
 def check_grouped_attention(attend, reference):
-    run = run_of(reference)
+    run, judge = run_of(reference), Judge("grouped_attention", "q k v")
     for where, layer in run.layers():
         given = run.qkv(int(where.split()[1]))
-        got = ask(kind.tensor, attend, *(t.clone() for t in given))
-        hint = "Theirs scales the scores after the product, and masks before softmax."
-        judge("grouped_attention", got, their_attention(layer, *given), given, where, hint)
-    return EXACT
+        judge.hear(attend, tuple(given), their_attention(layer, *given), where)
+    given = torch.randn(2, 4, 5, 6), torch.randn(2, 2, 5, 6), torch.randn(2, 2, 5, 6)
+    judge.hear_other_sizes(attend, given, eager_attention(*given))
+    hint = "Theirs: scores, scale, mask, softmax, mix, each by itself; a fused kernel adds in "
+    return judge.verdict(f"{hint}another order.")
 
 
 @exercise(instead=EagerAttention)
@@ -223,10 +187,10 @@ def check_attention_module(made, reference):
     for where, layer in run.layers():
         call = run.calls[f"layers.{where.split()[1]}.self_attn"]
         given.append((where, layer.self_attn.state_dict(), (call.x, *run.tables()), call.out))
-    hint = "Use attend and apply_rope as they are."
-    return judge_module(
-        "attention_module", made, EagerAttention, given, hint, smol_config(reference)
-    )
+    hint = "Theirs calls attend and apply_rope as they are."
+    config = smol_config(reference)
+    names = "x cos sin"
+    return judge_module("attention_module", names, made, EagerAttention, given, hint, config)
 
 
 @exercise(instead=MLP)
@@ -236,8 +200,8 @@ def check_mlp(made, reference):
     for where, layer in run.layers():
         call = run.calls[f"layers.{where.split()[1]}.mlp"]
         given.append((where, layer.mlp.state_dict(), (call.x,), call.out))
-    hint = "Theirs is down(silu(gate(x)) * up(x))."
-    return judge_module("mlp", made, MLP, given, hint, smol_config(reference))
+    hint = "Theirs calls F.silu."
+    return judge_module("mlp", "x", made, MLP, given, hint, smol_config(reference))
 
 
 @exercise(instead=EagerBlock)
@@ -248,7 +212,9 @@ def check_block(made, reference):
         call = run.calls[f"layers.{where.split()[1]}"]
         given.append((where, layer.state_dict(), (call.x, *run.tables()), call.out))
     hint = "Theirs adds to the stream twice, attention first."
-    return judge_module("block", made, EagerBlock, given, hint, smol_config(reference))
+    return judge_module(
+        "block", "x cos sin", made, EagerBlock, given, hint, smol_config(reference)
+    )
 
 
 @exercise(instead=EagerSmolLM2)
@@ -257,7 +223,7 @@ def check_model(made, reference):
     state = {k.removeprefix("model."): t for k, t in reference.state_dict().items()}
     given = [("the logits", state, (run.ids,), run.calls["lm_head"].out)]
     hint = "The same parts in the same order give the same bits."
-    return judge_module("model", made, EagerSmolLM2, given, hint, smol_config(reference))
+    return judge_module("model", "ids", made, EagerSmolLM2, given, hint, smol_config(reference))
 
 
 # -- Going further --------------------------------------------------------------------------------
@@ -272,11 +238,21 @@ def _first(exercise: str, got: Tensor, want: Tensor, given: tuple, what: str) ->
     expect_close(got, want, what)
 
 
+def _unchanged(function: Callable, x: Tensor, *others) -> Tensor:
+    """What it answers; NotYet where it wrote into the x that it was given."""
+    copy = x.clone()
+    got = ask(kind.tensor, function, copy, *others)
+    same = copy.shape == x.shape and torch.equal(copy, x)
+    expect(same, "your function changes the x that it was given: work on a copy, x = x - …")
+    return got
+
+
 @exercise
 def check_layer_norm(layer_norm):
     x, weight = torch.randn(2, 5, 8) * 3 + 1, torch.rand(8)
+    x[0, 0] = 1e-3 * torch.randn(8)  # so small that eps shows
     want = F.layer_norm(x, (8,), weight, eps=1e-5)
-    got = ask(kind.tensor, layer_norm, x.clone(), weight)
+    got = _unchanged(layer_norm, x, weight)
     _first("layer_norm", got, want, (x, weight), "the output")
 
 
@@ -284,7 +260,7 @@ def check_layer_norm(layer_norm):
 def check_rope_complex(rope_complex):
     x, positions = torch.randn(2, 3, 7, 16), torch.arange(100, 107)
     want = apply_rope(x, *rope_cos_sin(positions, 16, 10_000.0))
-    got = ask(kind.tensor, rope_complex, x.clone(), positions, 10_000.0)
+    got = _unchanged(rope_complex, x, positions, 10_000.0)
     _first("rope_complex", got, want, (x, positions, 10_000.0), "the rotated x")
 
 
