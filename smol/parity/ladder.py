@@ -5,8 +5,6 @@ names a place: the first module whose numbers part from the reference.
 """
 
 import copy
-import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -303,8 +301,5 @@ class _Climb:
                     return False, f"{difference}{again}", name
             cache.reset()
         seen = "exact" if worst == 0 else f"largest relative difference {worst:.1g}"
-        return True, f"pieces of {_runs(sizes)} tokens, twice: {seen}", None
-
-
-def _runs(sizes: Iterable[int]) -> str:
-    return ", ".join(str(size) for size, _ in itertools.groupby(s for s in sizes if s))
+        lengths = ", ".join(str(size) for size in sizes if size)
+        return True, f"pieces of {lengths} tokens, twice: {seen}", None

@@ -41,6 +41,18 @@ def loss(logits, ids):
     return -log_p.gather(-1, ids[:, 1:, None]).mean()
 
 
+def largest_off_in_the_sum_only(logits, ids):
+    z = logits[:, :-1]
+    log_p = z - (z - z.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True).log()
+    return -log_p.gather(-1, ids[:, 1:, None]).mean()
+
+
+def largest_of_all_off(logits, ids):
+    z = logits[:, :-1] - logits.max()
+    log_p = z - z.exp().sum(-1, keepdim=True).log()
+    return -log_p.gather(-1, ids[:, 1:, None]).mean()
+
+
 def exp_loss(logits, ids):
     p = logits[:, :-1].exp() / logits[:, :-1].exp().sum(-1, keepdim=True)
     return -p.gather(-1, ids[:, 1:, None]).log().mean()
@@ -58,6 +70,17 @@ def unmoved(model, ids, change=1, wrap=True, clone=True, place=-1, rows=slice(No
     return torch.equal(model(other)[:, rows], before)
 
 
+def puts(token, equal=torch.equal, rows=slice(None, -1), texts=slice(None)):
+    """An is_causal that puts in `token` always (None: the next one), and compares by `equal`."""
+
+    def is_causal(model, ids):
+        other = ids.clone()
+        other[texts, -1] = (ids[texts, -1] + 1) % 256 if token is None else token
+        return bool(equal(model(other)[:, rows], model(ids)[:, rows]))
+
+    return is_causal
+
+
 def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False, skip=4, shift=4):
     d, m = struct.unpack(fp16, block[:4])[:: -1 if swapped else 1]
     low = [byte & 15 for byte in block[skip:]]
@@ -69,6 +92,12 @@ def unpack_q4_1(block, fp16="<ee", swapped=False, minimum=True, neighbours=False
 def high_half_first(block):
     d, m = struct.unpack("<ee", block[:4])
     return [d * half + m for byte in block[4:] for half in (byte >> 4, byte & 15)]
+
+
+def by_formula(block, low=lambda byte: byte & 15, weight=lambda d, q, m: d * q + m):
+    d, m = struct.unpack("<ee", block[:4])
+    halves = [low(byte) for byte in block[4:]] + [byte >> 4 for byte in block[4:]]
+    return [weight(d, q, m) for q in halves]
 
 
 def numbers_alone(block):

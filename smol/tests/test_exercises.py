@@ -20,7 +20,9 @@ import torch.nn.functional as F
 
 from smol import count
 from smol.lesson import checks
+from smol.lesson.checks.diagnosis import TREE, leaf
 from smol.lesson.checks.parity import (
+    LEAKS,
     LOSS_MISTAKES,
     _said_of_loss,
     check_diagnosis,
@@ -28,9 +30,11 @@ from smol.lesson.checks.parity import (
 )
 from smol.lesson.exercise import SMALL, exercise
 from smol.model import SmolLM2
+from smol.parity import MUTANTS, plant_unknown
 from smol.tests.answers import (
     adamw,
     beam_search,
+    by_formula,
     cache_bytes,
     choices,
     clip,
@@ -52,6 +56,8 @@ from smol.tests.answers import (
     interleave,
     largest_batch,
     largest_cosine,
+    largest_of_all_off,
+    largest_off_in_the_sum_only,
     log_p_loss,
     loses_what_is_invalid,
     loss,
@@ -61,6 +67,7 @@ from smol.tests.answers import (
     nearest_with_its_row_zeroed,
     numbers_alone,
     parameters,
+    puts,
     rope,
     safe_turn,
     second_nearest,
@@ -261,6 +268,8 @@ EXERCISES = {
         [
             exp_loss,
             log_p_loss,
+            largest_of_all_off,
+            largest_off_in_the_sum_only,
             lambda z, i: F.cross_entropy(z[:, :-1].flatten(0, 1), i[:, 1:].flatten()),
             *(
                 wrong
@@ -314,6 +323,12 @@ EXERCISES = {
             lambda m, i: unmoved(m, i, wrap=False),
             lambda m, i: unmoved(m, i, clone=False),
             lambda m, i: unmoved(m, i, rows=slice(None)),
+            *(puts(token) for token in (0, 1, 2, 5, 17, 42, 100, 200, 255)),
+            puts(None, lambda a, b: torch.equal(a.argmax(-1), b.argmax(-1))),
+            puts(None, lambda a, b: torch.allclose(a, b, atol=1e-4)),
+            puts(None, lambda a, b: torch.equal(a[0], b[0])),
+            puts(None, rows=slice(-2, -1)),
+            puts(None, texts=slice(0, 1)),
         ],
     ),
     "unpack_q4_1": (
@@ -330,6 +345,8 @@ EXERCISES = {
             high_half_first,
             lambda b: unpack_q4_1(b, shift=0),
             lambda b: unpack_q4_1(b, skip=0),
+            lambda b: by_formula(b, low=lambda byte: byte % 15),
+            lambda b: by_formula(b, weight=lambda d, q, m: d * (q - 8)),
             numbers_alone,
         ],
     ),
@@ -638,6 +655,8 @@ def test_the_mistakes_with_four_bits_are_named():
         (high_half_first, "a byte's high half is weight i + 16, its low half weight i: all low"),
         (lambda b: unpack_q4_1(b, shift=0), "& 240 leaves the high half where it is, 16 times"),
         (numbers_alone, "these are the numbers q: a weight is d·q + m"),
+        (lambda b: by_formula(b, low=lambda byte: byte % 15), "% 15 makes 0 of 15: the low half"),
+        (lambda b: by_formula(b, weight=lambda d, q, m: d * (q - 8)), "that is Q4_0, w = d·(q"),
         (lambda b: unpack_q4_1(b)[:31], "a block has 32 weights, your answer has 31"),
         (
             lambda b: unpack_q4_1(b, skip=0),
@@ -665,6 +684,16 @@ def test_a_loss_that_overflows_or_comes_ready_made_is_named():
     for answer, said in (
         (exp_loss, "the loss of logits of size 300 is nan, should be 295.61: exp overflows; take"),
         (log_p_loss, "the loss of logits of size 300 is inf, should be 295.61: a probability has"),
+        (
+            largest_of_all_off,
+            "the loss of logits of size 300 is -inf, should be 295.61: a sum of exps has become "
+            "0; take off each row's own largest logit",
+        ),
+        (
+            largest_off_in_the_sum_only,
+            "the loss of logits of size 1 is 1.5887, should be 3.4288: you took the largest off "
+            "inside the sum, but not off z",
+        ),
         (lambda z, i: F.cross_entropy(flat[0](z), flat[1](i)), "cross_entropy is what you are to"),
         (lambda z, i: torch.nn.CrossEntropyLoss()(flat[0](z), flat[1](i)), "cross_entropy is"),
         (
@@ -682,6 +711,7 @@ def test_the_mistakes_with_causality_are_named():
         "the mutant no_mask is not causal, you say True: ",
         "the healthy model is causal, ",
     )
+    little, ahead, second = LEAKS
     for answer, said in (
         (
             lambda m, i: unmoved(m, i, wrap=False),
@@ -701,6 +731,20 @@ def test_the_mistakes_with_causality_are_named():
             lambda m, i: torch.equal(m(i), m(i[:, :-1])),
             f"{well}you say False: both texts must have the length of `ids`",
         ),
+        (
+            puts(42),
+            "the mutant no_mask, where the last token is 42, is not causal, you say True: ",
+        ),
+        (puts(None, rows=slice(-2, -1)), f"a model {ahead} is not causal, you say True: compare"),
+        (
+            puts(None, lambda a, b: torch.allclose(a, b, atol=1e-4)),
+            f"a model {little} is not causal, you say True: compare all rows before the last one, "
+            "of all texts, and all of their logits, to the bit",
+        ),
+        (
+            puts(None, texts=slice(0, 1)),
+            f"a model {second} is not causal, you say True: change the last token of every text",
+        ),
     ):
         assert verdict_on(CHECKS["is_causal"], answer).startswith(f"not yet: {said}"), said
 
@@ -716,8 +760,41 @@ def test_diagnosis(capsys):
         assert capsys.readouterr().out == said + "\n"
     check_diagnosis("scale_by_hd", 4)  # scale_by_hidden_size: the tree tells them not apart
     assert capsys.readouterr().out == (
-        "not yet: it is not scale_by_hd: what does that one change, and where? And yours?\n"
+        "not yet: it is not scale_by_hd, though all questions have the same answers with it. "
+        "Plant it in a copy and compare the numbers, as with `suspect` above\n"
     )
+
+
+KIND_OF = {  # where the tree ends, and what may be found there
+    "values, o_proj": [
+        *("k_and_v_swapped", "kv_heads_tiled", "mask_hides_self", "mask_inverted"),
+        "o_proj_skipped",
+    ],
+    "the mask": ["mask_sees_next", "no_mask"],
+    "how the heads are put together": ["heads_not_transposed_back"],
+    "the scores": ["heads_split_by_view", "scale_by_hd", "scale_by_hidden_size", "scale_missing"],
+    "the rotation itself": ["rope_backwards", "rope_interleaved"],
+    "v is rotated too": ["rope_on_v"],
+    "the sine is lost": ["rope_sine_lost"],
+    "q and k are rotated differently": ["rope_on_q_only"],
+    "a rung that goes elsewhere": [],
+}
+
+
+@pytest.mark.parametrize("seed", range(32))
+def test_the_tree_of_questions_leads_to_every_planted_bug(seed):
+    planted = plant_unknown(SmolLM2(SMALL), seed)
+    (kinds,) = [names for end, names in KIND_OF.items() if leaf(planted).startswith(end)]
+    assert planted.name in kinds
+
+
+def test_each_end_of_the_tree_is_that_of_some_bug():
+    ends = {place for pair in TREE.values() for place in pair} - set(TREE)
+    assert ends == {leaf(mutant) for mutant in MUTANTS.values()} - {None}
+    assert leaf(MUTANTS["cache_before_rope"]).startswith("a rung that goes elsewhere")
+    assert leaf(MUTANTS["gelu_for_silu"]) is None
+    given = sorted({plant_unknown(SmolLM2(SMALL), seed).name for seed in range(32)})
+    assert given == sorted(name for names in KIND_OF.values() for name in names)
 
 
 NOT_THAT_ONE = {
@@ -727,6 +804,7 @@ NOT_THAT_ONE = {
     "rope_on_v": "with one token at position 9 that one would differ, yours agree",
     "rope_sine_lost": "without the sine that one would agree, yours differ",
     "gelu_for_silu": "that one sits in layers.*.mlp, look at the first FAIL",
+    "cache_before_rope": "as it is that one would agree, yours differ",
 }
 
 
@@ -740,11 +818,15 @@ def test_own_mutant(capsys):
         (..., "not attempted yet"),
         (("+ self.eps)", "+ 2 * self.eps)"), "correct"),
         (("x32 = x.float()", "x32 = x"), "not yet: that is norm_in_input_dtype, one of the fifty"),
-        (("F.silu(", "F.gelu("), "not yet: it is caught without the ladder, by: early"),
+        (("F.silu(", "2 * F.gelu("), "not yet: it is caught without the ladder, by: early"),
         (("x.float()", "x.double()"), "not yet: the ladder does not see it either"),
         (("not in the file", "x"), "not yet: your old text stands 0 times in smol/model.py: once"),
         (("x32", "x"), "not yet: your old text stands "),
         (("return y", "return ("), "not yet: your old text stands 0 times"),
+        (("+ self.eps)", "+ 1e-6)"), "not yet: that is eps_1e-6, one of the fifty"),
+        (("+ self.eps)", "+ self.eps)"), "not yet: your old text and your new one are the same"),
+        (("+ self.eps)", "+ self.epsilon)"), "not yet: with it the model raises an error: that"),
+        (("end] = v.detach()", "end] = v[..., None]"), "not yet: with it the model raises an"),
     ):
         check_own_mutant(edit, caught_by)
         assert capsys.readouterr().out.startswith(said)

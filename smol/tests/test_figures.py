@@ -1,7 +1,9 @@
 """Every figure is drawn, and says in words what it shows."""
 
 import ast
+import base64
 import importlib
+import io
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smol import BPETokenizer, SmolLM2Config, stories
 from smol.lesson import figures
+from smol.lesson.figures.style import figure, styled
 from smol.parity import MUTANTS
 
 FOLDER = Path(figures.__file__).parent
@@ -55,6 +59,23 @@ def test_coloured_texts_say_what_they_show(monkeypatch):
     assert shown[3]["text/plain"] == "Figure: 2 tokens and their 10 nats of surprise"
     assert '0.10)">&lt;' in shown[3]["text/html"] and '1.00)">aa' in shown[3]["text/html"]
     assert "<u><span" in shown[2]["text/html"] and "&lt;</span></u>" in shown[2]["text/html"]
+
+
+def test_a_picture_may_have_fewer_dots_and_is_as_wide_on_the_page(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a[0], k)))
+
+    def line():
+        fig, ax = figure(4.0, 2.0)
+        ax.plot([0, 1])
+        return fig, "a line"
+
+    for draw in (styled(line), styled(dpi=80)(line)):
+        draw()
+    about = [options["metadata"]["image/png"] for _, options in shown]
+    assert about[0] == about[1] == {"width": 384, "height": 192, "alt": "a line"}
+    pictures = [Image.open(io.BytesIO(base64.b64decode(d["image/png"]))) for d, _ in shown]
+    assert [picture.size for picture in pictures] == [(640, 320), (320, 160)]
 
 
 def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
@@ -117,6 +138,7 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     assert any("to those on its right" in text and "after The ·cat 90%" in text for text in said)
     assert any("after 2 words, where the text begins again" in text for text in said)
     assert any("a cache the keys and values of 1, and 3 scores" in text for text in said)
+    assert any("0: as it is; 1: one token alone" in t and t.endswith("7: no sine") for t in said)
     lens = "first choice: “·” after 0–1, “.” after 2, “↵” after 3, “·a” after 4; place of the last"
     assert any(lens in text for text in said)
     assert ("matplotlib.pyplot" in sys.modules) == before

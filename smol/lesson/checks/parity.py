@@ -4,6 +4,7 @@ weights read out of four bits.
 And `answer_key`, for who teaches by the planted bugs: `python -m smol.lesson` prints it.
 """
 
+import copy
 import inspect
 import math
 import struct
@@ -17,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 import smol.model
 from smol import parity
 from smol.lesson import kind
+from smol.lesson.checks.diagnosis import answers_to_questions
 from smol.lesson.exercise import SMALL, NotAttempted, ask, exercise, expect, expect_close
 from smol.lesson.kind import NotYet, Raised
-from smol.model import SmolLM2, rope_cos_sin
+from smol.model import SmolLM2
 
 # -- the loss -------------------------------------------------------------------------------------
 
@@ -66,6 +68,12 @@ LOSS_MISTAKES = {
     "the logarithm of the mean: take the mean of the logarithms": (
         lambda z, ids: -(-_right(z, ids)).exp().mean().log()
     ),
+    "you took the largest off inside the sum, but not off z: take it off all logits first": (
+        lambda z, ids: _right(z, ids).mean() - z[:, :-1].amax(-1).mean()
+    ),
+    "only the first text was read: the mean is over all B texts": (
+        lambda z, ids: _right(z[:1], ids[:1]).mean()
+    ),
     "logits are no log-probabilities yet: log Σ e^z must be taken off": (
         lambda z, ids: -z[:, :-1].gather(-1, ids[:, 1:, None]).mean()
     ),
@@ -105,6 +113,9 @@ def _said_of_loss(got: float, logits, ids) -> str:
     """The sentence for the mistake that makes this number, or nothing."""
     if math.isnan(got):
         return ": exp overflows; take each token's largest logit off first"
+    if got == -math.inf:
+        said = "a sum of exps has become 0; take off each row's own largest logit, amax(-1, "
+        return f": {said}keepdim=True), not the largest of all"
     if math.isinf(got):
         return ": a probability has become 0; write log p = z − log Σ e^z, and no p"
     for sentence, wrong in LOSS_MISTAKES.items():
@@ -117,21 +128,51 @@ def _said_of_loss(got: float, logits, ids) -> str:
 # -- causality ------------------------------------------------------------------------------------
 
 
+END = "return self.lm_head(self.norm(x)) if head"
+LEAKS = {  # models that see ahead where a hurried test does not look
+    "that mixes a millionth of the text's mean into every token": (
+        (
+            "x = self.embed_tokens(input_ids)",
+            "x = self.embed_tokens(input_ids); x += 1e-6 * x.mean(1, True)",
+        ),
+    ),
+    "that adds to each token the one after the next": (
+        (END, f"x = torch.cat((x[:, :-2] + x[:, 2:], x[:, -2:]), 1)\n        {END}"),
+    ),
+    "that sees ahead in the second text of a batch only": (
+        (END, f"x = torch.cat((x[:1], x[1:] + x[1:].mean(1, True)))\n        {END}"),
+    ),
+}
+BROKEN = {
+    **{f"the mutant {n}": parity.MUTANTS[n] for n in ("no_mask", "mask_sees_next")},
+    **{f"a model {how}": parity.Mutant(how, "", "", edit) for how, edit in LEAKS.items()},
+}
+
+
 @exercise
 def check_is_causal(is_causal):
-    cases = ((None, SMALL.vocab_size - 1), (None, 0), ("no_mask", 5), ("mask_sees_next", 5))
+    for last in (SMALL.vocab_size - 1, 0):
+        _try_causality(is_causal, "the healthy model", SmolLM2(SMALL), last, True)
+    for what, mutant in BROKEN.items():
+        fed = _try_causality(is_causal, what, mutant(SmolLM2(SMALL)), 5, False)
+        put = {int(read[0, -1]) for read in fed} - {5}
+        for last in put:  # who always puts in the same token changes nothing here
+            what_now = f"{what}, where the last token is {last},"
+            _try_causality(is_causal, what_now, mutant(SmolLM2(SMALL)), last, False)
+    for name in ("mask_hides_self", "rope_interleaved"):
+        model = parity.MUTANTS[name](SmolLM2(SMALL))
+        _try_causality(is_causal, f"the mutant {name}", model, 5, True)
+
+
+def _try_causality(is_causal: Callable, what: str, model: SmolLM2, last: int, want: bool) -> list:
+    """Holds the reader's verdict on `model` against `want`; gives back what the model read."""
+    ids = torch.randint(SMALL.vocab_size, (2, 12))
+    ids[:, -1] = last
     with torch.no_grad():
-        for name, last in (*cases, ("mask_hides_self", 5), ("rope_interleaved", 5)):
-            ids = torch.randint(SMALL.vocab_size, (1, 12))
-            ids[0, -1] = last
-            model = SmolLM2(SMALL).eval()
-            if name:
-                parity.MUTANTS[name](model)
-            want = name not in ("no_mask", "mask_sees_next")
-            got, fed = _asked_and_fed(is_causal, model, ids)
-            what = f"the mutant {name}" if name else "the healthy model"
-            said = f"{what} {'is' if want else 'is not'} causal, you say {got}"
-            expect(got == want, f"{said}{_said_of_causality(fed, ids, want)}")
+        got, fed = _asked_and_fed(is_causal, model.eval(), ids)
+    said = f"{what} {'is' if want else 'is not'} causal, you say {got}"
+    expect(got == want, f"{said}{_said_of_causality(fed, ids, want)}")
+    return fed
 
 
 def _asked_and_fed(is_causal: Callable, model: SmolLM2, ids) -> tuple[bool, list]:
@@ -165,14 +206,19 @@ def _said_of_causality(fed: list, ids, want: bool) -> str:
         return f": the model was run {len(fed)} times, two texts are to be compared"
     if any(read.shape != ids.shape for read in fed):
         return ": both texts must have the length of `ids`"
-    changed = (torch.stack(fed) != ids).any(0)[0]
+    changed = (torch.stack(fed) != ids).any(0)
+    if changed.any() and not changed.any(1).all():
+        return ": change the last token of every text in the batch, ids[:, -1]"
+    changed = changed.any(0)
     if not changed.any():
         return ": both runs read the same tokens, nothing was changed"
     if changed[:-1].any():
         return ": change the last token only; logits from the changed place on may move"
     if want:
         return ": the logits at the changed token may move, leave the last row out"
-    return ": compare all rows before the last one, and all of their logits"
+    return (
+        ": compare all rows before the last one, of all texts, and all of their logits, to the bit"
+    )
 
 
 # -- the planted bugs -----------------------------------------------------------------------------
@@ -190,41 +236,14 @@ def check_diagnosis(name, seed: int):
     guess = parity.MUTANTS[name]
     if guess.where != planted.where:
         raise NotYet(f"it is not {name}: that one sits in {guess.where}, look at the first FAIL")
-    mine, yours = _answers(guess), _answers(planted)
+    mine, yours = answers_to_questions(guess), answers_to_questions(planted)
     for question, answer in mine.items():
         now = yours[question]
         expect(answer == now, f"it is not {name}: {question} that one would {answer}, yours {now}")
-    raise NotYet(f"it is not {name}: what does that one change, and where? And yours?")
-
-
-def _answers(mutant: parity.Mutant) -> dict[str, str]:
-    """For a bug in an attention module, what it answers to the questions of section 3.6."""
-    if mutant.where != parity.MUTANTS["no_mask"].where or mutant.action:
-        return {}
-    healthy = SmolLM2(SMALL).layers[0].self_attn
-    ill = mutant(SmolLM2(SMALL), layer=0).layers[0].self_attn
-    ill.load_state_dict(healthy.state_dict())
-    x = torch.randn(1, 12, SMALL.hidden_size)
-    cos, sin = rope_cos_sin(torch.arange(12), SMALL.head_dim, SMALL.rope_theta)
-    flat, none, last = torch.ones_like(cos), torch.zeros_like(sin), slice(-1, None)
-    inputs = {
-        "with one token alone": (x[:, :1], cos[:1], sin[:1]),
-        "without rotation": (x, flat, none),
-        "without rotation, in the last row,": (x, flat, none, last),
-        "without rotation, with equal tokens,": (x[:, :1].expand_as(x), flat, none),
-        "with all tokens at one position": (x, cos[9:10], sin[9:10]),
-        "with one token at position 9": (x[:, :1], cos[9:10], sin[9:10]),
-        "without the sine": (x, cos, none),
-    }
-    found = {}
-    with torch.no_grad():
-        for question, (x, c, s, *rows) in inputs.items():
-            mine, theirs = (
-                module(x, c, s)[:, rows[0] if rows else slice(None)] for module in (ill, healthy)
-            )
-            apart = parity.compare(mine, theirs).relative
-            found[question] = "agree" if apart < 1e-5 else "differ"
-    return found
+    said = (
+        "all questions have the same answers with it. Plant it in a copy and compare the numbers"
+    )
+    raise NotYet(f"it is not {name}, though {said}, as with `suspect` above")
 
 
 @exercise
@@ -236,14 +255,33 @@ def check_own_mutant(edit, caught_by: Callable):
     edit = tuple(kind.text(part, "a part of your edit") for part in edit)
     times = inspect.getsource(smol.model).count(edit[0]) if edit[0] else 0
     expect(times == 1, f"your old text stands {times} times in smol/model.py: once is wanted")
-    known = [mutant.name for mutant in parity.MUTANTS.values() if edit in mutant.edits]
+    expect(edit[0] != edit[1], "your old text and your new one are the same: nothing would change")
+    yours = parity.Mutant("yours", "", "", edits=(edit,))
+    known = [m.name for m in parity.MUTANTS.values() if not m.action and m.diff() == yours.diff()]
     expect(not known, f"that is {', '.join(known)}, one of the fifty")
     with kind.readers_code():
-        checks = caught_by(parity.Mutant("yours", "", "", edits=(edit,)))
+        checks = caught_by(yours)
+    expect(_runs(yours), "with it the model raises an error: that everybody sees at once")
     *others, last = checks
     early = [name for name in others if checks[name]]
     expect(not early, f"it is caught without the ladder, by: {', '.join(early)}")
-    expect(checks[last], "the ladder does not see it either: is it a bug at all?")
+    beyond = "does it sit where the ladder never goes (padding, eager attention, head=False)?"
+    expect(checks[last], f"the ladder does not see it either: is it a bug at all, or {beyond}")
+
+
+def _runs(mutant: parity.Mutant) -> bool:
+    """Whether the model still writes with the bug in it: a text at once, and one token more."""
+    try:
+        model, ids = mutant(SmolLM2(SMALL), layer=1).eval(), torch.arange(8)[None]
+        cache = model.new_cache(1, 8)
+        for part in (ids[:, :4], ids[:, 4:7], ids[:, 7:]):
+            model(part, cache)
+        cache.reset()
+        model(ids)
+        copy.deepcopy(model).bfloat16()(ids)
+    except Exception:
+        return False
+    return True
 
 
 # -- four bits ------------------------------------------------------------------------------------
@@ -288,6 +326,7 @@ def _mistakes(block: bytes, q: np.ndarray) -> dict[str, np.ndarray]:
         back_d, back_m = np.frombuffer(block[:4], ">f2").astype(np.float32)
         back = back_d * q + back_m
     low, high = q.reshape(2, 16)
+    whole = low + 16 * high  # the bytes as they stand
     neighbours, high_first = (np.stack(pair, 1).flatten() for pair in ((low, high), (high, low)))
     return {
         "a byte's two halves are weights i and i + 16, not neighbours: all low halves come "
@@ -304,6 +343,10 @@ def _mistakes(block: bytes, q: np.ndarray) -> dict[str, np.ndarray]:
         "the minimum is missing: w = d·q + m": d * q,
         "the minimum is added, not subtracted": d * q - m,
         "q goes from 0 to 15: with a minimum, no 8 is taken off": d * (q - 8.0) + m,
+        "that is Q4_0, w = d·(q − 8): a block with a minimum has w = d·q + m": d * (q - 8.0),
+        "% 15 makes 0 of 15: the low half is & 15, or % 16": (
+            d * np.concatenate((whole % 15, high)) + m
+        ),
     }
 
 

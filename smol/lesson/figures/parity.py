@@ -91,7 +91,7 @@ def divergence(lines: dict[str, list[float]]):
     return fig, f"difference from the reference after each layer, for {', '.join(lines)}"
 
 
-@styled
+@styled(dpi=120)
 def bug_table(caught: dict[str, dict[str, float]], mutants: dict):
     """Each bug with its story, by the part of the model that it is in, and how much of each check
     catches it: dark is caught. A share between 0 and 1 (of several prompts) is written down."""
@@ -99,13 +99,13 @@ def bug_table(caught: dict[str, dict[str, float]], mutants: dict):
     groups = [(part, list(names)) for part, names in groupby(caught, lambda n: mutants[n].part)]
     height = len(caught) + 1.7 * len(groups)
     fig, ax = figure(8.6, 0.165 * height + 0.6)
-    left = 10.9  # where the checks' columns begin
+    left = 11.05  # where the checks' columns begin
     blank(ax, (0, left + len(checks)), (height, -2.9))
     for column, check in enumerate(checks):
         total = sum(row[check] for row in caught.values())
         said = f"{total:.0f} of {len(caught)}" if total == round(total) else f"mean {total:.1f}"
         words = f"{check}\n{said}"
-        ax.text(left + column + 0.5, -0.3, words, ha="center", va="bottom", fontsize=6.5)
+        ax.text(left + column + 0.5, -0.3, words, ha="center", va="bottom", fontsize=6)
     y = 0.0
     for part, names in groups:
         ax.text(0, y + 1.05, part, fontsize=8, weight="bold", color=BLUE, va="center")
@@ -146,42 +146,55 @@ def bugs_by_prompt(counts: list[int], bugs: int):
 @styled
 def questions():
     """The questions by which a bug in an attention module is told from the others."""
-    fig, ax = figure(8.8, 4.75)
-    blank(ax, (0, 20.8), (0, 11.2))
+    fig, ax = figure(8.8, 5.3)
+    blank(ax, (0, 20.8), (0.3, 12.7))
     asked = {  # number: where, the question, and what to do about it
-        1: (2.9, 10.2, "1  one token alone", "no angle, one key, nothing to hide"),
-        2: (2.9, 7.7, "2  no rotation", "cos = 1, sin = 0"),
-        3: (2.9, 4.3, "3  no rotation, the last row", "nothing is hidden from it"),
+        0: (2.9, 12.0, "0  as it is", "does a plain pass show it at all?"),
+        1: (2.9, 9.9, "1  one token alone", "no angle, one key"),
+        2: (2.9, 7.8, "2  no rotation", "cos = 1, sin = 0"),
+        3: (2.9, 4.5, "3  no rotation, the last row", "a right mask hides nothing from it"),
         4: (2.9, 1.8, "4  no rotation, equal tokens", "then the shares do not matter"),
-        5: (12.2, 7.7, "5  all at one position", "q and k turned by one angle"),
-        6: (12.2, 5.6, "6  one token, at position 9", "its share is 1: only v is left"),
+        5: (13.2, 7.8, "5  all at one position", "q and k turned by one angle"),
+        6: (13.2, 5.3, "6  one token, at position 9", "its share is 1: only v is left"),
+        7: (13.2, 2.8, "7  no sine", "cos as it is, sin = 0"),
     }
     ends = (
-        (9.4, 10.2, "values, o_proj, or which\nhead reads which"),
-        (9.4, 4.0, "the mask"),
-        (9.4, 2.5, "how the heads are\nput together"),
-        (9.4, 0.9, "the scores: their factor,\nor the heads of q"),
-        (18.4, 8.7, "the rotation itself:\npairs, direction"),
-        (18.4, 6.3, "v is rotated too"),
-        (18.4, 4.6, "q and k are rotated\ndifferently, or the sine is lost"),
+        (9.9, 12.0, 5.2, "not the plain pass: look at the\nrung (cache, bf16, gradients)"),
+        (
+            10.4,
+            9.9,
+            6.2,
+            "values, o_proj, which key/value head;\nor a mask hides a token from itself",
+        ),
+        (8.6, 4.0, 2.4, "the mask"),
+        (8.9, 2.5, 3.0, "how the heads\nare put together"),
+        (9.1, 0.9, 3.4, "the scores: their factor,\nor the heads of q"),
+        (18.6, 8.4, 4.0, "the rotation itself:\npairs, direction"),
+        (18.6, 5.9, 4.0, "v is rotated too"),
+        (18.6, 3.5, 4.0, "the sine is lost"),
+        (18.6, 1.7, 4.0, "q and k are rotated\ndifferently"),
     )
     for x, y, what, why in asked.values():
-        box(ax, x, y, 5.2, 1.25, f"{what}\n{why}", BLUE, 7.5)
-    for x, y, what in ends:
-        box(ax, x, y, 4.4, 1.0, what, RED, 7.5)
+        box(ax, x, y, 5.2 if x < 10 else 4.6, 1.2, f"{what}\n{why}", BLUE, 7.5)
+    for x, y, width, what in ends:
+        box(ax, x, y, width, 1.0, what, RED, 7.5)
     for a, b, said, (dx, dy) in (
-        ((2.9, 9.57), (2.9, 8.33), "agree", (0.12, 0)),
-        ((5.5, 10.2), (7.2, 10.2), "differ", (-0.4, 0.25)),
-        ((5.5, 7.7), (9.6, 7.7), "agree: it is RoPE", (-1.3, 0.3)),
-        ((2.9, 7.07), (2.9, 4.93), "differ: it is not RoPE", (0.12, 0)),
-        ((5.5, 4.3), (7.2, 4.1), "agree", (-0.4, 0.4)),
-        ((2.9, 3.67), (2.9, 2.43), "differ", (0.12, 0)),
-        ((5.5, 2.0), (7.2, 2.5), "differ", (-0.6, 0.4)),
-        ((5.5, 1.6), (7.2, 1.0), "agree", (-0.6, -0.4)),
-        ((14.8, 7.9), (16.2, 8.6), "agree", (-0.7, 0.4)),
-        ((12.2, 7.07), (12.2, 6.23), "differ", (0.12, 0)),
-        ((14.8, 5.8), (16.2, 6.3), "differ", (-0.7, 0.4)),
-        ((14.8, 5.4), (16.2, 4.7), "agree", (-0.7, -0.4)),
+        ((5.5, 12.0), (7.3, 12.0), "agree", (-0.4, 0.25)),
+        ((2.9, 11.4), (2.9, 10.5), "differ", (0.12, 0)),
+        ((2.9, 9.3), (2.9, 8.4), "agree", (0.12, 0)),
+        ((5.5, 9.9), (7.3, 9.9), "differ", (-0.4, 0.25)),
+        ((5.5, 7.8), (10.9, 7.8), "agree: it is RoPE", (-1.3, 0.25)),
+        ((2.9, 7.2), (2.9, 5.1), "differ: it is not RoPE", (0.12, 0)),
+        ((5.5, 4.5), (7.4, 4.1), "agree", (-0.3, 0.4)),
+        ((2.9, 3.9), (2.9, 2.4), "differ", (0.12, 0)),
+        ((5.5, 2.0), (7.4, 2.5), "differ", (-0.5, 0.4)),
+        ((5.5, 1.6), (7.4, 1.0), "agree", (-0.5, -0.45)),
+        ((15.5, 7.9), (16.6, 8.3), "agree", (-0.6, 0.4)),
+        ((13.2, 7.2), (13.2, 5.9), "differ", (0.12, 0)),
+        ((15.5, 5.4), (16.6, 5.8), "differ", (-0.6, 0.4)),
+        ((13.2, 4.7), (13.2, 3.4), "agree", (0.12, 0)),
+        ((15.5, 3.0), (16.6, 3.4), "agree", (-0.6, 0.4)),
+        ((15.5, 2.6), (16.6, 1.9), "differ", (-0.6, -0.45)),
     ):
         arrow(ax, a, b)
         x, y = (a[0] + b[0]) / 2 + dx, (a[1] + b[1]) / 2 + dy

@@ -6,6 +6,7 @@ what it shows: its alt text, and the text/plain output that the tests compare.
 """
 
 import base64
+import functools
 import html
 import io
 
@@ -49,23 +50,28 @@ STYLE = {
 DPI = 160
 
 
-def as_png(draw, *args, **kwargs) -> tuple[bytes, str, tuple[int, int]]:
+def as_png(draw, *args, dpi: int = DPI, **kwargs) -> tuple[bytes, str, tuple[int, int]]:
     """What `draw` draws, in the one style; its alt text; its width and height on a page."""
     with rc_context(STYLE):
         fig, alt = draw(*args, **kwargs)
         png = io.BytesIO()
-        fig.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        fig.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
     width, height = (int(96 * size) for size in fig.get_size_inches())
     return _smaller(png), alt, (width, height)
 
 
-def styled(draw):
-    """Makes of `draw` a function that displays what it draws, with its alt text."""
+def styled(draw=None, *, dpi: int = DPI):
+    """Makes of `draw` a function that displays what it draws, with its alt text.
+
+    A large picture with little in it but text keeps its bytes down with a smaller `dpi`.
+    """
+    if draw is None:
+        return functools.partial(styled, dpi=dpi)
 
     def drawn(*args, **kwargs) -> None:
         from IPython.display import display
 
-        png, alt, (width, height) = as_png(draw, *args, **kwargs)
+        png, alt, (width, height) = as_png(draw, *args, dpi=dpi, **kwargs)
         data = {
             "image/png": base64.b64encode(png).decode(),
             "text/plain": f"Figure: {alt}",
