@@ -76,6 +76,16 @@ class Run:
         layers = self.reference.model.layers
         return [(f"layer {i}", layers[i]) for i in (0, len(layers) // 2, len(layers) - 1)]
 
+    def modules(self, name: str) -> list[tuple[str, dict, tuple, Tensor]]:
+        """Of that module of each of them ("": the layer itself) where it is, its weights, what
+        went in, and what came out."""
+        found = []
+        for where, layer in self.layers():
+            call = self.calls[f"layers.{where.split()[1]}.{name}".rstrip(".")]
+            inputs = (call.x, *self.tables()) if call.cos_sin else (call.x,)
+            found.append((where, layer.get_submodule(name).state_dict(), inputs, call.out))
+        return found
+
     def tables(self) -> tuple[Tensor, Tensor]:
         cos, sin = self.calls["layers.0.self_attn"].cos_sin
         return cos[0], sin[0]  # (T, hd)
@@ -123,11 +133,7 @@ def smol_config(reference):
 
 @exercise(instead=RMSNorm)
 def check_rms_norm(made, reference):
-    run, c = run_of(reference), reference.config
-    given = []
-    for where, layer in run.layers():
-        call = run.calls[f"layers.{where.split()[1]}.input_layernorm"]
-        given.append((where, layer.input_layernorm.state_dict(), (call.x,), call.out))
+    given, c = run_of(reference).modules("input_layernorm"), reference.config
     hint = "Theirs multiplies by torch.rsqrt(…), the weight last."
     args = c.hidden_size, c.rms_norm_eps
     return judge_module("rms_norm", "x", made, RMSNorm, given, hint, *args)
@@ -182,11 +188,7 @@ def check_grouped_attention(attend, reference):
 
 @exercise(instead=EagerAttention)
 def check_attention_module(made, reference):
-    run = run_of(reference)
-    given = []
-    for where, layer in run.layers():
-        call = run.calls[f"layers.{where.split()[1]}.self_attn"]
-        given.append((where, layer.self_attn.state_dict(), (call.x, *run.tables()), call.out))
+    given = run_of(reference).modules("self_attn")
     hint = "Theirs calls attend and apply_rope as they are."
     config = smol_config(reference)
     names = "x cos sin"
@@ -195,22 +197,14 @@ def check_attention_module(made, reference):
 
 @exercise(instead=MLP)
 def check_mlp(made, reference):
-    run = run_of(reference)
-    given = []
-    for where, layer in run.layers():
-        call = run.calls[f"layers.{where.split()[1]}.mlp"]
-        given.append((where, layer.mlp.state_dict(), (call.x,), call.out))
+    given = run_of(reference).modules("mlp")
     hint = "Theirs calls F.silu."
     return judge_module("mlp", "x", made, MLP, given, hint, smol_config(reference))
 
 
 @exercise(instead=EagerBlock)
 def check_block(made, reference):
-    run = run_of(reference)
-    given = []
-    for where, layer in run.layers():
-        call = run.calls[f"layers.{where.split()[1]}"]
-        given.append((where, layer.state_dict(), (call.x, *run.tables()), call.out))
+    given = run_of(reference).modules("")
     hint = "Theirs adds to the stream twice, attention first."
     return judge_module(
         "block", "x cos sin", made, EagerBlock, given, hint, smol_config(reference)
