@@ -241,7 +241,7 @@ def head_maps(panels: dict[str, np.ndarray], words: list[str], half: int | None 
     fig, axes = figure(size * len(panels) + 0.8, size + 0.6, len(panels), squeeze=False)
     places = range(len(words))
     for ax, (title, weights) in zip(axes[0], panels.items(), strict=True):
-        shown = ax.imshow(weights, cmap=HEAT, vmin=0, vmax=1)
+        shown = ax.imshow(weights.tolist(), cmap=HEAT, vmin=0, vmax=1)
         ax.set_title(title, fontsize=9.5)
         ax.set_xticks(places, words, rotation=90, fontsize=7.5)
         ax.set_yticks(places, words, fontsize=7.5)

@@ -188,6 +188,7 @@ def matrices(panels: dict[str, np.ndarray]):
     """Maps (masks or attention weights, rows = queries) side by side: dark is much, or may."""
     fig, axes = figure(2.75 * len(panels), 2.9, len(panels), squeeze=False)
     for ax, (title, matrix) in zip(axes[0], panels.items(), strict=True):
+        matrix = np.array(matrix.tolist())  # NumPy warns when it is given a tensor itself
         ax.imshow(matrix, cmap=HEAT, vmin=0, vmax=max(1e-9, float(np.nanmax(matrix))))
         ax.set_title(title)
         T, S = matrix.shape
