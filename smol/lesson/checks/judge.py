@@ -52,7 +52,7 @@ CAN_BE_OTHERS = {
 LOOK_AT = {
     "apply_rope": (
         "the first token, which is not turned, is right, later ones are not: look at the partner "
-        "(−b, a) and at sin",
+        "(−b, a), at sin, and whether a and b are halves of the last dimension",
         "all tokens are wrong, the first too, which is not turned: look at x · cos, and at what "
         "is joined",
     ),

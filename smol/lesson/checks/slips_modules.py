@@ -46,14 +46,14 @@ def mlp(m, x, act=F.silu, gate="gate_proj", up="up_proj"):
 
 
 def logits(
-    m, ids, layers=None, scale=1.0, norm=True, head=True, theta=None, at=lambda t: torch.arange(t)
+    m, ids, layers=None, scale=1.0, norm=True, head=True, theta=None, at=torch.arange, once=True
 ):
     c = m.config
     x = m.embed_tokens(ids) * scale
     at = at(ids.size(1))
     cos, sin = rope_cos_sin(at, c.head_dim, c.rope_theta if theta is None else theta)
     for layer in m.layers if layers is None else layers(m):
-        x = layer(x, cos, sin)
+        x = layer(x, cos, sin) if once else x + layer(x, cos, sin)
     x = m.norm(x) if norm else x
     return m.lm_head(x) if head else x
 
@@ -215,6 +215,9 @@ MODULES = {
             lambda m, i: logits(m, i)[:, -1]
         ),
         "the head is missing: that is what it reads": (lambda m, i: logits(m, i, head=False)),
+        "each layer's output is added to the stream: a block adds by itself": (
+            lambda m, i: logits(m, i, once=False)
+        ),
         "no layer does anything: x = layer(x, cos, sin)": lambda m, i: logits(m, i, lambda m: []),
         "only the last layer does anything, each reads the embedding: x = layer(x, cos, sin)": (
             lambda m, i: logits(m, i, lambda m: m.layers[-1:])
