@@ -13,7 +13,7 @@ from smol.tests.processors import ROOT, cells_for
 @pytest.mark.parametrize(
     ("name", "begins"),
     [
-        ("03_parity", "rounded = cast(text)"),
+        ("03_parity", "cast_logits = cast(text)"),
         ("04_tokenizer", 'tokens = sorted(set("".join'),
     ],
 )
