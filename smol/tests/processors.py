@@ -19,7 +19,7 @@ import symtable
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -107,13 +107,23 @@ def names(source: str) -> tuple[set[str], set[str]]:
     return made, read - made
 
 
+def needed_by(target: int, made: Sequence[set[str]], read: Sequence[set[str]]) -> set[int]:
+    """The cell and those before it that make a name which it, or one of them, reads."""
+    needed, missing = {target}, set(read[target])
+    for k in range(target - 1, -1, -1):
+        if made[k] & missing:
+            needed.add(k)
+            missing |= read[k]
+    return needed
+
+
 def cells_for(
     notebook: nbformat.NotebookNode, wanted: Callable[[nbformat.NotebookNode], bool]
 ) -> nbformat.NotebookNode:
     """The code cells that are `wanted`, with the set-up cell and the cells that they need.
 
-    What needs a cell that is tagged "slow" is left to the commands. Needed is what makes a name
-    that is read; a cell too few would end in a NameError.
+    What needs a cell that is tagged "slow" is left to the commands. A cell too few would end in
+    a NameError.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     made, read = zip(*(names(cell.source) for cell in code), strict=True)
@@ -121,11 +131,7 @@ def cells_for(
     for target, cell in enumerate(code):
         if not wanted(cell):
             continue
-        needed, missing = {target}, set(read[target])
-        for k in range(target - 1, -1, -1):
-            if made[k] & missing:
-                needed.add(k)
-                missing |= read[k]
+        needed = needed_by(target, made, read)
         if not any("slow" in code[k].metadata.get("tags", []) for k in needed):
             chosen |= needed
     part = copy.deepcopy(notebook)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from smol.tests.processors import names
+from smol.tests.processors import names, needed_by
 
 CARD = re.compile(r"^\*\*Exercise (\d+\.\d+)\*\*", re.MULTILINE)
 FENCE = re.compile(
@@ -167,24 +167,13 @@ class Reader:
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         self.sources = [solved.get(id(cell), cell.source) for cell in code]
         self.of = {s.number: code.index(s.stub) for s in solutions(notebook)}
-        self.slow = ["slow" in cell.metadata.get("tags", []) for cell in code]
-        self.names = [names(source) for source in self.sources]
+        self.made, self.read = zip(*map(names, self.sources), strict=True)
         self.space = {"__name__": "__main__"}
         self.printed: dict[int, str] = {}  # the cells that were run
 
-    def needed(self, target: int) -> list[int]:
-        """The cell and those that it needs, in their order."""
-        chosen, missing = {0, target}, set(self.names[target][1])
-        for k in range(target - 1, -1, -1):
-            made, read = self.names[k]
-            if made & missing:
-                chosen.add(k)
-                missing |= read
-        return sorted(chosen)
-
     def run(self, target: int) -> str:
         """What a cell prints, after the cells that it needs and that have not been run."""
-        for k in self.needed(target):
+        for k in sorted({0} | needed_by(target, self.made, self.read)):  # 0 is the set-up
             if k not in self.printed:
                 source, name = self.sources[k], f"<cell {k} of {id(self)}>"
                 linecache.cache[name] = len(source), None, source.splitlines(True), name
