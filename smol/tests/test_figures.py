@@ -15,7 +15,7 @@ from PIL import Image
 
 from smol import BPETokenizer, SmolLM2Config, stories
 from smol.lesson import figures
-from smol.lesson.figures.style import figure, styled
+from smol.lesson.figures.style import figure, has_glyphs, shade, styled, written
 from smol.parity import MUTANTS
 
 FOLDER = Path(figures.__file__).parent
@@ -45,20 +45,43 @@ def test_coloured_texts_say_what_they_show(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, **kwargs: shown.append(data))
     trained = BPETokenizer.train(["aa aa"], 258)
-    figures.tokens(trained, ["aa aa", "<é>\n"])
-    alt = "2 tokens: aa|·aa; 5 tokens: <|c3|a9|>|↵"
-    assert shown[0]["text/plain"] == f"Figure: {alt}"
-    assert "&lt;" in shown[0]["text/html"] and "<é>" not in shown[0]["text/html"]
+    figures.tokens(trained, ["aa aa", "<é>\n", "文"])
+    alt = "2 tokens: aa|·aa; 5 tokens: <|c3|a9|>|↵; 3 tokens: e6|96|87"
     story = stories.write(1, seed=0)[0]
     figures.surprise(story, stories.read(story))
-    assert f"{-stories.log_prob(story):.1f} nats" in shown[1]["text/plain"]
     figures.attended(trained, trained.encode("aa <"), torch.tensor([0.25, 0.75, 0.0, 0.0]))
-    assert shown[2]["text/plain"].endswith("where '<' comes next, in 3 tokens")
-    assert shown[2]["text/html"].count("0.45)") == 1
     figures.likelihood(trained, trained.encode("<aa"), [-0.6, -9.0])
-    assert shown[3]["text/plain"] == "Figure: 2 tokens and their 10 nats of surprise"
-    assert '0.10)">&lt;' in shown[3]["text/html"] and '1.00)">aa' in shown[3]["text/html"]
-    assert "<u><span" in shown[2]["text/html"] and "&lt;</span></u>" in shown[2]["text/html"]
+    said = [data["text/plain"] for data in shown]
+    assert said[0] == f"Figure: {alt}"
+    assert f"{-stories.log_prob(story):.1f} nats" in said[1]
+    assert said[2].endswith("where '<' comes next, in 3 tokens")
+    assert said[3] == "Figure: 2 tokens and their 10 nats of surprise"
+    assert all("text/html" not in data and data["image/png"] for data in shown)
+
+
+def test_a_text_is_written_word_by_word_each_with_its_shade_and_no_character_lost():
+    pieces = [
+        ("It snored $x^2$,", None, False),
+        (" twice", "#ffcc00", True),
+        (".\n\n", None, False),
+    ]
+    ax = written([*pieces, ("a" * 25, None, False), (" end", "#00ff00", False)], 12).axes[0]
+    places = [(text.get_position(), text.get_text()) for text in ax.texts]
+    assert places == [
+        ((0, 0.5), "It"),
+        ((2, 0.5), " snored"),
+        ((0, 1.5), "$x^2$,"),  # does not fit, and loses the space that it begins with
+        ((6, 1.5), " twice"),
+        ((12, 1.5), "."),  # a full stop stays with its word
+        ((0, 3.5), "a" * 20),
+        ((0, 4.5), "a" * 5),
+        ((5, 4.5), " end"),
+    ]
+    backs = [(patch.get_xy(), patch.get_width()) for patch in ax.patches]
+    assert backs == [((6, 1.08), 6), ((5, 4.08), 4)]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[6, 12]]  # underlined: twice
+    assert shade("#0072B2", 0.0) == "#ffffff" and shade("#0072B2", 1.0) == "#0072b2"
+    assert has_glyphs("é…·↵→") and not has_glyphs("a文") and not has_glyphs("🎉")
 
 
 def test_a_picture_may_have_fewer_dots_and_is_as_wide_on_the_page(monkeypatch):

@@ -1,11 +1,20 @@
 """The figures of notebook 7: probabilities before and after, surprise, what a cache keeps."""
 
-import html
-
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from smol.lesson.figures.style import BLUE, FAINT, INK, RED, SOFT, coloured, figure, styled
+from smol.lesson.figures.style import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    RED,
+    SOFT,
+    figure,
+    shade,
+    styled,
+    written,
+)
 
 __all__ = [
     "by_batch",
@@ -35,17 +44,19 @@ def next_tokens(names: list[str], p: list[float], level: float | None = None, wh
     return fig, f"probability of the {len(p)} likeliest next tokens{line}"
 
 
-def likelihood(tokenizer, ids: list[int], logprobs: list[float]) -> None:
+@styled
+def likelihood(tokenizer, ids: list[int], logprobs: list[float]):
     """A text whose tokens are the darker the less likely the model found them."""
-    marked = ""
-    for i, logprob in zip(ids, logprobs, strict=True):
-        text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
-        alpha = min(1.0, max(0.0, -logprob / 6))
-        marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{text}</span>'
+    pieces = [
+        (
+            tokenizer.token_bytes(i).decode(errors="replace"),
+            shade(ORANGE, min(1.0, max(0.0, -logprob / 6))),
+            False,
+        )
+        for i, logprob in zip(ids, logprobs, strict=True)
+    ]
     total = -sum(logprobs)
-    coloured(
-        [marked.replace("\n", "<br>")], f"{len(ids)} tokens and their {total:.0f} nats of surprise"
-    )
+    return written(pieces), f"{len(ids)} tokens and their {total:.0f} nats of surprise"
 
 
 @styled

@@ -7,13 +7,14 @@ what it shows: its alt text, and the text/plain output that the tests compare.
 
 import base64
 import functools
-import html
 import io
+import re
 
 from matplotlib import rc_context
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
     "#0072B2",
@@ -127,11 +128,40 @@ def arrow(ax, start, end, color=SOFT):
     ax.annotate("", xy=end, xytext=start, arrowprops=look)
 
 
-def coloured(rows: list[str], alt: str) -> None:
-    """Displays rows of HTML on white, so that they read the same in a dark notebook."""
-    from IPython.display import display
+def written(pieces, columns: int = 84):
+    """A figure of text: `pieces` are (text, background or None, underlined or not).
 
-    page = f"background:white;color:{INK};padding:8px;line-height:1.9;font-size:14px"
-    body = "".join(f"<div>{row}</div>" for row in rows)
-    page = f'<div style="{page}" role="img" aria-label="{html.escape(alt)}">{body}</div>'
-    display({"text/html": page, "text/plain": f"Figure: {alt}"}, raw=True)
+    A PNG and no HTML, because GitHub strips the colours of styled HTML. A "\n" ends a line; a word
+    that does not fit goes to the next one, without the space that it begins with. The rest of a
+    word, as a token or a comma may be one, has a margin of eight columns to stay with it.
+    """
+    placed, x, y = [], 0, 0  # (column, row, text, background, underlined)
+    for text, back, under in pieces:
+        for word in re.findall(r"\n| *[^ \n]+| +", text):
+            if word == "\n" or (x and x + len(word) > columns + 8 * (word[0] != " ")):
+                x, y, word = 0, y + 1, word.lstrip(" \n")
+            for start in range(0, len(word), columns + 8):  # a word longer than a line is cut
+                x, y = (0, y + 1) if start else (x, y)
+                placed.append((x, y, word[start : start + columns + 8], back, under))
+                x += len(placed[-1][2])
+    fig, ax = figure((columns + 8) * 0.0755 + 0.16, (y + 1) * 0.235 + 0.16)  # inches, at 9 points
+    blank(ax, (0, columns + 8), (y + 1, 0))
+    look = {"family": "monospace", "fontsize": 9, "va": "center", "parse_math": False}
+    for x, y, text, back, under in placed:
+        if back:
+            ax.add_patch(Rectangle((x, y + 0.08), len(text), 0.84, color=back, lw=0))
+        if under:
+            ax.plot([x, x + len(text)], [y + 0.94, y + 0.94], color=INK, lw=1.4)
+        ax.text(x, y + 0.5, text, color=INK, **look)
+    return fig
+
+
+def has_glyphs(text: str) -> bool:
+    """Whether the font of `written` can show `text`: DejaVu has no emoji and no Chinese."""
+    font = get_font(findfont("DejaVu Sans Mono"))
+    return all(font.get_char_index(ord(character)) for character in text)
+
+
+def shade(color: str, strength: float) -> str:
+    """`color` mixed with white: 0 is white, 1 is the color."""
+    return to_hex([1 - strength * (1 - part) for part in to_rgb(color)])

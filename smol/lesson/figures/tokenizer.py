@@ -1,18 +1,19 @@
 """The figures of notebook 4: text in its tokens, a tokenizer at work, its compression."""
 
-import html
 import math
 
 from smol.lesson.figures.style import (
     BLUE,
-    INK,
+    ORANGE,
     PALETTE,
     SOFT,
     blank,
     box,
-    coloured,
     figure,
+    has_glyphs,
+    shade,
     styled,
+    written,
 )
 
 __all__ = ["compression", "merge_tree", "pipeline", "surprise", "tokens"]
@@ -21,46 +22,42 @@ TINTS = ("#cfe3f1", "#fbe8c0", "#c9ebdf", "#f7d5c4", "#f0dfea")
 
 
 def _visible(token: bytes) -> str:
-    """A token as it can be shown: white space as signs, bytes that are no character as hex."""
+    """A token as it can be shown: white space as signs, bytes that cannot be shown as hex."""
     try:
-        text = token.decode()
+        text = token.decode().replace(" ", "·").replace("\n", "↵").replace("\t", "→")
     except UnicodeDecodeError:
         return token.hex()
-    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
+    return text if has_glyphs(text) else token.hex()
 
 
-def tokens(tokenizer, texts: list[str]) -> None:
+@styled
+def tokens(tokenizer, texts: list[str]):
     """Texts cut into tokens, each in a colour; "·" is a space, "e4" a byte of a character."""
-    rows, said = [], []
+    pieces, said = [], []
     for text in texts:
-        pieces = [_visible(tokenizer.token_bytes(i)) for i in tokenizer.encode(text)]
-        marked = "".join(
-            f'<code style="background:{TINTS[k % len(TINTS)]};color:{INK};padding:2px 1px">'
-            f"{html.escape(piece)}</code>"
-            for k, piece in enumerate(pieces)
-        )
-        rows.append(f'{marked} <span style="color:{SOFT}">&nbsp;{len(pieces)}</span>')
-        said.append(f"{len(pieces)} tokens: {'|'.join(pieces)}")
-    coloured(rows, "; ".join(said))
+        shown = [_visible(tokenizer.token_bytes(i)) for i in tokenizer.encode(text)]
+        pieces += [(part, TINTS[k % len(TINTS)], False) for k, part in enumerate(shown)]
+        pieces.append((f"  {len(shown)}" + ("\n" if text is not texts[-1] else ""), None, False))
+        said.append(f"{len(shown)} tokens: {'|'.join(shown)}")
+    return written(pieces), "; ".join(said)
 
 
-def surprise(text: str, choices: list) -> None:
+@styled
+def surprise(text: str, choices: list):
     """A story in which what was chosen is coloured by how surprising it was, in nats."""
     spans = {}  # several may be made at one place: which rule, then which name
     for choice in choices:
         end, nats = spans.get(choice.start, (0, 0.0))
         spans[choice.start] = max(end, choice.end), nats - math.log(choice.probability)
-    marked, at = "", 0
+    pieces, at = [], 0
     for start, (end, nats) in sorted(spans.items()):
         if start >= at:  # else it stands within the last one's first word
-            marked += html.escape(text[at:start])
-            alpha = min(1.0, nats / 6)
-            part = html.escape(text[start:end])
-            marked += f'<span style="background:rgba(230,159,0,{alpha:.2f})">{part}</span>'
+            back = shade(ORANGE, min(1.0, nats / 6))
+            pieces += [(text[at:start], None, False), (text[start:end], back, False)]
             at = end
-    marked = (marked + html.escape(text[at:])).replace("\n", "<br>")
     total = sum(nats for _, nats in spans.values())
-    coloured([marked], f"where a story's {total:.1f} nats of surprise sit: {len(spans)} places")
+    alt = f"where a story's {total:.1f} nats of surprise sit: {len(spans)} places"
+    return written([*pieces, (text[at:], None, False)]), alt
 
 
 @styled

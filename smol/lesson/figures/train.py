@@ -1,10 +1,8 @@
 """The figures of notebook 5: learning rates, losses, what training does to the layers."""
 
-import html
-
 from matplotlib.ticker import LogFormatter
 
-from smol.lesson.figures.style import BLUE, PALETTE, RED, SKY, SOFT, coloured, figure, styled
+from smol.lesson.figures.style import BLUE, PALETTE, RED, SKY, SOFT, figure, shade, styled, written
 
 __all__ = ["attended", "by_depth", "schedules", "sweep", "training"]
 
@@ -61,21 +59,22 @@ def training(log: list[dict], lines: dict[str, float], top: float | None = None)
     return fig, f"training and held-out loss by step{named}"
 
 
-def attended(tokenizer, ids: list[int], weights) -> None:
+@styled
+def attended(tokenizer, ids: list[int], weights):
     """Tokens coloured by how much a head attends to them at the last place but one, where it has
     to predict the last token, which is underlined."""
-    marked = ""
-    for i, weight in zip(ids, [*weights.tolist()[: len(ids) - 1], 0.0], strict=True):
-        text = html.escape(tokenizer.token_bytes(i).decode(errors="replace"))
-        shade = f"background:rgba(0,114,178,{0.6 * weight:.2f})"  # dark text stays readable
-        marked += f'<span style="{shade}">{text}</span>'
-    marked = marked.replace("\n", "<br>")
-    start = marked.rindex("<span")
+    looks = [*weights.tolist()[: len(ids) - 1], 0.0]
+    pieces = [
+        (
+            tokenizer.token_bytes(i).decode(errors="replace"),
+            shade(BLUE, 0.6 * weight),  # dark text stays readable
+            k == len(ids) - 1,
+        )
+        for k, (i, weight) in enumerate(zip(ids, looks, strict=True))
+    ]
     next_one = tokenizer.decode(ids[-1:])
-    coloured(
-        [f"{marked[:start]}<u>{marked[start:]}</u>"],
-        f"where a head looks, at the place where {next_one!r} comes next, in {len(ids)} tokens",
-    )
+    alt = f"where a head looks, at the place where {next_one!r} comes next, in {len(ids)} tokens"
+    return written(pieces), alt
 
 
 @styled
