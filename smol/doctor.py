@@ -381,7 +381,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"{sign}  {finding.what:18} {finding.seen}", flush=True)
         unfit += finding.verdict == "unfit"
     if unfit:
-        print(f"\n{unfit} thing{'s' * (unfit > 1)} to put right: see !! above")
+        more = "notebooks/TROUBLESHOOTING.md"
+        print(f"\n{unfit} thing{'s' * (unfit > 1)} to put right: see !! above, and {more}")
     else:
         print("\nThis machine is fit for the series.")
     return 1 if unfit else 0

@@ -30,7 +30,7 @@ from smol.data import Corpus, load_corpus
 from smol.generate import fast
 from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
-from smol.lesson.figures.readme import results_from
+from smol.lesson.figures.readme import learned_from, results_from
 from smol.parity import MUTANTS, Mutant, Report
 from smol.parity.ladder import Rung
 from smol.pretrained import from_reference
@@ -299,13 +299,15 @@ def span(numbers: list[int]) -> str:
 
 
 def test_the_readme_shows_what_was_measured():
-    """Its picture's alt text, and the lines of its table, are those of the stored results."""
+    """Its pictures' alt texts, and the lines of its tables, are those of the stored results."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, alt = results_from(ROOT)
-    assert f"![{alt}](assets/results.png)" in readme
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name, draw in (("learned", learned_from), ("results", results_from)):
+        _, alt = draw(ROOT)
+        assert f"![{alt}](assets/{name}.png)" in readme
     stored = {
         name: json.loads((ROOT / f"assets/results/{name}.json").read_text(encoding="utf-8"))
-        for name in ("parity", "decode", "prefill", "notebooks")
+        for name in ("parity", "decode", "prefill", "notebooks", "tokenizer")
     }
     measured = stored["parity"]["parity"]
     small, one_layer, bugs = measured["patients"], measured["real"], measured["bugs"]
@@ -315,8 +317,9 @@ def test_the_readme_shows_what_was_measured():
         f"{bugs} of {bugs} caught by the ladder, which also names the place, in each of "
         f"{len(small)} small models"
     )
-    assert ladder_sees in readme
+    assert ladder_sees in readme and ladder_sees in page
     assert {one[check] for one in small for check in ("ladder", "places")} == {bugs}
+    assert f"{span(answers)} of them, the loss to 1 % {span(losses)} |" in readme
     others = (
         f"one right answer sees {span(answers)}, by model and prompt; the loss to 1 % "
         f"{span(losses)}. In the real model ({len(one_layer['prompts'])} prompts, "
@@ -324,13 +327,16 @@ def test_the_readme_shows_what_was_measured():
         f"prompt's loss {span(one_layer['loss'])} with the bug in one layer of 30, "
         f"{span(layers['argmax'])} and {span(layers['loss'])} with it in all"
     )
-    assert others in readme
+    assert others in page
     speed = {r["name"]: r["speedup"] for r in stored["decode"]["decode"]["writers"]}
     prefill = {r["name"]: r["speedup"] for r in stored["prefill"]["prefill"]["writers"]}
     assert (
         f"decode {speed['ours']:.2f} × as it is, {speed['ours, prepared']:.2f} × prepared for it; "
         f"prefill {prefill['ours']:.2f} ×" in readme
     )
+    train, encode, batch = (r["ratio"] for r in stored["tokenizer"]["tokenizer"][2:9:3])
+    took = f"training {train:.1f} × its time, encoding {encode:.1f} ×, or {batch:.1f} × against"
+    assert took in readme
     for name, seconds in stored["notebooks"]["notebooks"]["seconds"].items():
         row = next(line for line in readme.splitlines() if f"(notebooks/{name}.ipynb)" in line)
         assert f"| {seconds:.0f} s |" in row

@@ -48,6 +48,21 @@ def test_its_held_out_loss_is_what_the_card_says(held_out):
     assert held_out["val_over_floor"] > 0
 
 
+def test_the_readme_says_how_far_above_the_floor_it_is(held_out):
+    """Three digits of the model's loss, of its floor, and of what the log of its training says."""
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    loss, above = held_out["val_loss"], held_out["val_over_floor"]
+    log = [row for row in read_log(FOLDER / "metrics.jsonl") if "val_over_floor" in row]
+    floor, logged = loss / (1 + above), 100 * log[-1]["val_over_floor"]
+    found = re.search(
+        rf"has {loss:.3f} nats per token on 240 held-out stories, whose floor is {floor:.3f}: it "
+        r"is (\d\.\d\d) % above it \(the log of its training ends at "
+        rf"{logged:.2f} %, which the picture rounds to {logged:.1f} %\)",
+        readme,
+    )
+    assert found and abs(float(found[1]) - 100 * above) < 0.03
+
+
 def test_both_libraries_load_it_and_agree(model, tokenizer):
     theirs = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
     their_tokenizer = AutoTokenizer.from_pretrained(FOLDER)

@@ -1,7 +1,7 @@
 """Every figure of the series: `from smol.lesson import figures`, then `figures.map_strip(1)`.
 
 A file for each notebook, of its name; what several show is in shared.py, what all are drawn with
-in style.py. `python -m smol.lesson.figures` draws the README's picture.
+in style.py. `python -m smol.lesson.figures` draws the README's pictures.
 """
 
 from smol.lesson.figures.build import *

@@ -135,7 +135,15 @@ def written(pieces, columns: int = 84):
     that does not fit goes to the next one, without the space that it begins with. The rest of a
     word, as a token or a comma may be one, has a margin of eight columns to stay with it.
     """
-    placed, x, y = [], 0, 0  # (column, row, text, background, underlined)
+    rows, placed = lines_of(pieces, columns)
+    fig, ax = figure((columns + 8) * 0.0755 + 0.16, rows * 0.235 + 0.16)  # inches, at 9 points
+    write(ax, placed, columns + 8, rows)
+    return fig
+
+
+def lines_of(pieces, columns: int) -> tuple[int, list[tuple]]:
+    """How many lines `pieces` make; for each word (column, row, text, background, underlined)."""
+    placed, x, y = [], 0, 0
     for text, back, under in pieces:
         for word in re.findall(r"\n| *[^ \n]+| +", text):
             if word == "\n" or (x and x + len(word) > columns + 8 * (word[0] != " ")):
@@ -144,8 +152,12 @@ def written(pieces, columns: int = 84):
                 x, y = (0, y + 1) if start else (x, y)
                 placed.append((x, y, word[start : start + columns + 8], back, under))
                 x += len(placed[-1][2])
-    fig, ax = figure((columns + 8) * 0.0755 + 0.16, (y + 1) * 0.235 + 0.16)  # inches, at 9 points
-    blank(ax, (0, columns + 8), (y + 1, 0))
+    return y + 1, placed
+
+
+def write(ax, placed: list[tuple], columns: int, rows: int) -> None:
+    """Writes what `lines_of` placed into a field of so many columns and rows."""
+    blank(ax, (0, columns), (rows, 0))
     look = {"family": "monospace", "fontsize": 9, "va": "center", "parse_math": False}
     for x, y, text, back, under in placed:
         if back:
@@ -153,7 +165,6 @@ def written(pieces, columns: int = 84):
         if under:
             ax.plot([x, x + len(text)], [y + 0.94, y + 0.94], color=INK, lw=1.4)
         ax.text(x, y + 0.5, text, color=INK, **look)
-    return fig
 
 
 def has_glyphs(text: str) -> bool:
