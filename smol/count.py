@@ -42,6 +42,20 @@ def dimensions(config: SmolLM2Config) -> tuple[int, int, int, int]:
 # -- arithmetic -----------------------------------------------------------------------------------
 
 
+def layer_flops(config: SmolLM2Config, seq_len: int, causal: bool = False) -> int:
+    """FLOPs of the matrix products of one layer's forward pass over one sequence of T tokens.
+
+    A product of (m, k) by (k, n) takes 2 m k n. Every query head meets T keys a query, or with
+    `causal` the (T + 1) / 2 that it may see, on average.
+    """
+    T, D, F = seq_len, config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    weights = 2 * D * queries + 2 * D * keys + 3 * D * F  # q and o; k and v; gate, up, down
+    pairs = T * (T + 1) // 2 if causal else T**2
+    return 2 * T * weights + 2 * 2 * pairs * queries  # scores, and the mix of the values
+
+
 def forward_flops(config: SmolLM2Config, seq_len: int, causal: bool = False) -> dict[str, int]:
     """FLOPs of one forward pass over one sequence of T tokens, by product, and their "total".
 
@@ -111,43 +125,58 @@ def cache_bytes(
     return 2 * heads * config.head_dim * length * batch_size * bytes_per_number
 
 
+def kept_by_layer(config: SmolLM2Config) -> int:
+    """Numbers (fp32) that one layer keeps of each token for its backward pass.
+
+    As `smol.model` keeps them in eager PyTorch, with the fused attention, which keeps no scores.
+    A norm keeps its input and its normed output and the result, which the products after it share;
+    attention keeps q, k, v, its output and a number a query and head; the MLP keeps gate,
+    silu(gate), up and their product.
+    """
+    D, F, _, _ = dimensions(config)
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    return 2 * 3 * D + queries + 2 * keys + config.num_attention_heads + queries + 4 * F
+
+
+def training_moments(
+    config: SmolLM2Config, batch_size: int, seq_len: int, chunk: int | None = None
+) -> dict[str, dict[str, int]]:
+    """Bytes that a training step with AdamW holds at the two moments where it may hold the most,
+    by what they are for: at the turn from the forward to the backward pass, and at the end.
+
+    Weights, gradients and the optimizer's two means are fp32. At the "turn" all activations are
+    there, and three tensors of the logits' size: their log-softmax, its gradient, and theirs; with
+    `chunk`, those of a chunk of so many tokens, and the head's gradient twice. At the "end" of the
+    backward pass there are all gradients and no activations. A tied embedding gets two
+    gradients, and for a moment their sum stands beside them.
+    """
+    D, _, V, L = dimensions(config)
+    tokens = batch_size * seq_len
+    weights = 4 * count_parameters(config)["total"]
+    activations = tokens * 4 * (L * kept_by_layer(config) + 3 * D)  # 3 D: the last norm
+    logits = 3 * 4 * V * min(tokens, chunk or tokens)
+    if chunk and chunk < tokens:  # the head's gradient so far, and that of one chunk more
+        logits += 2 * 4 * V * D
+    held = {"weights": weights, "optimizer": 2 * weights}
+    twice = 2 * 4 * V * D if config.tie_word_embeddings else 0
+    return {
+        "turn": {**held, "gradients": 0, "activations": activations, "logits": logits},
+        "end": {**held, "gradients": weights + twice, "activations": 0, "logits": 0},
+    }
+
+
 def training_memory(
     config: SmolLM2Config,
     batch_size: int,
     seq_len: int,
     chunk: int | None = None,
 ) -> dict[str, int]:
-    """Bytes that training with AdamW holds at its peak, by what they are for, and their "total".
-
-    Weights, gradients and the optimizer's two means are fp32. The peak is where the forward pass
-    ends, with all activations there and the logits with their gradient, or where the backward pass
-    does, with all gradients and no activations: the larger of the two is counted. A tied embedding
-    gets two gradients, and for a moment their sum stands beside them.
-
-    `activations` are what `smol.model` in eager PyTorch keeps for the backward pass, with the
-    fused attention, which keeps no scores (autocast keeps more copies, compile fewer). `logits`
-    are three times the logits: themselves, their log-softmax, the gradient; with `chunk`, those
-    of a chunk of so many tokens, and the head's gradient twice.
-    """
-    D, F, V, L = dimensions(config)
-    tokens = batch_size * seq_len
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    weights = 4 * count_parameters(config)["total"]
-    # A norm keeps its input and its normed output (fp32) and the result, which the products after
-    # it share; attention keeps q, k, v, its output and a number a query and head; the MLP keeps
-    # gate, silu(gate), up and their product.
-    block = 2 * 3 * D + queries + 2 * keys + queries + config.num_attention_heads + 4 * F
-    activations = tokens * 4 * (L * block + 3 * D)
-    logits = 3 * 4 * V * min(tokens, chunk or tokens)
-    if chunk and chunk < tokens:  # the head's gradient so far, and that of one chunk more
-        logits += 2 * 4 * V * D
-    held = {"weights": weights, "optimizer": 2 * weights}
-    forward = {"gradients": 0, "activations": activations, "logits": logits}
-    twice = 2 * 4 * V * D if config.tie_word_embeddings else 0
-    backward = {"gradients": weights + twice, "activations": 0, "logits": 0}
-    peak = max(forward, backward, key=lambda part: sum(part.values()))
-    return {**held, **peak, "total": sum(held.values()) + sum(peak.values())}
+    """Bytes that training with AdamW holds at its peak, by what they are for, and their "total":
+    the larger of the two `training_moments`. (Autocast keeps more copies, compile fewer.)"""
+    moments = training_moments(config, batch_size, seq_len, chunk)
+    peak = max(moments.values(), key=lambda held: sum(held.values()))
+    return {**peak, "total": sum(peak.values())}
 
 
 # -- seconds --------------------------------------------------------------------------------------
@@ -200,14 +229,18 @@ def roofline(flops: float, moved: float, peak_flops: float, bandwidth: float) ->
 
 
 def prefill_work(
-    config: SmolLM2Config, seq_len: int, batch_size: int = 1, bytes_per_number: int = 2
+    config: SmolLM2Config,
+    seq_len: int,
+    batch_size: int = 1,
+    bytes_per_number: int = 2,
+    causal: bool = True,
 ) -> tuple[int, int]:
     """FLOPs and the bytes that must move at least: the weights once, the cache written.
 
     Activations are not counted, which need not leave a large enough cache of the chip. All
     positions' logits are, as `model(ids)` gives them.
     """
-    flops = batch_size * forward_flops(config, seq_len, causal=True)["total"]
+    flops = batch_size * forward_flops(config, seq_len, causal)["total"]
     written = cache_bytes(config, seq_len, batch_size, bytes_per_number)
     return flops, checkpoint_bytes(config, bytes_per_number) + written
 
@@ -238,6 +271,12 @@ def training_cost(
     """Seconds on one chip at that MFU, and kWh at its full power (the chip's alone)."""
     seconds = tokens * flops_per_token(config, seq_len) / (chip.flops * utilisation)
     return seconds, seconds * chip.watts / 3.6e6
+
+
+def chinchilla_loss(parameters: float, tokens: float) -> float:
+    """The loss, in nats per token, that Hoffmann et al. (2022, eq. 10) fitted to their own models
+    and their own text: E + A / N^α + B / D^β. For another text the numbers are others."""
+    return 1.69 + 406.4 / parameters**0.34 + 410.7 / tokens**0.28
 
 
 def chinchilla_tokens(config: SmolLM2Config) -> int:

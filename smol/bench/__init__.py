@@ -11,5 +11,7 @@ says more about the machine than about the code.
 - `parity`, `patient`: what the ladder and weaker checks see of planted bugs, in small models that
   `patient` trains and in the real one
 - `series`: the notebooks' times
+- `heads`: a command of its own: when, in a run, heads come that look back
+- `gpu`: a command of its own: SmolLM2-135M's shape trained for a minute or two on the GPU here
 - `__main__`: the command line, and what is stored of the machine
 """

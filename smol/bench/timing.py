@@ -38,6 +38,8 @@ def done(result: Tensor) -> Tensor:
     """`result`, when the GPU has really computed it."""
     if result.device.type == "cuda":
         torch.cuda.synchronize()
+    elif result.device.type == "mps":
+        torch.mps.synchronize()
     return result
 
 
@@ -88,10 +90,24 @@ def peak_memory(step: Callable, device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated() - before
     if device.type != "cpu":
         return None
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    return max((held for _, held in allocations(step)[0]), default=0)
+
+
+def allocations(step: Callable, *marks: str) -> tuple[list[tuple[float, int]], dict]:
+    """What a call of `step` on the CPU holds, beyond what is held before it, after each allocation
+    and each release, as PyTorch tells its profiler: (seconds, bytes). And of each of the `marks`,
+    names of `torch.profiler.record_function`, from when to when it ran."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         step()
     events = profile.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return max(accumulate(change for _, change in changes), default=0)
+    begin = changes[0][0] if changes else 0
+    held = accumulate(change for _, change in changes)
+    curve = [((at - begin) / 1e9, n) for (at, _), n in zip(changes, held, strict=True)]
+    spans = {
+        e.name(): tuple((e.start_ns() - begin + n) / 1e9 for n in (0, e.duration_ns()))
+        for e in events
+        if e.name() in marks
+    }
+    return curve, spans

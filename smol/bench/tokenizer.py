@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 
 from smol.bench.timing import median_ratio, side_by_side, spread
-from smol.tokenizer import DIGITS_PATTERN, BPETokenizer, byte_alphabet, merge_pair
+from smol.tokenizer import DIGITS_PATTERN, BPETokenizer, byte_alphabet, merge
 
 
 def naive_merges(pieces: list[bytes], vocab_size: int) -> list[tuple[bytes, bytes]]:
@@ -23,7 +23,7 @@ def naive_merges(pieces: list[bytes], vocab_size: int) -> list[tuple[bytes, byte
         if not counts:
             break
         best = min(counts, key=lambda pair: (-counts[pair], pair))  # ties: the smaller ids
-        words = [merge_pair(word, best, len(tokens))[0] for word in words]
+        words = [merge(word, best, len(tokens)) for word in words]
         merges.append((tokens[best[0]], tokens[best[1]]))
         tokens.append(b"".join(merges[-1]))
     return merges

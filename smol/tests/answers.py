@@ -1,12 +1,15 @@
 """Right answers to the exercises, most with switches that make of them the likely mistakes."""
 
-import codecs
 import struct
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 
-from smol import count
+from smol.bench.tokenizer import naive_merges
+from smol.tokenizer import byte_alphabet
+from smol.train.optimizer import parameter_groups
+from smol.train.schedule import wsd
 
 
 def parameters(
@@ -211,12 +214,20 @@ def cache_bytes(config, tokens, size, heads="num_key_value_heads"):
     return 2 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * tokens * size
 
 
-def count_pairs(words, numbers, overlap=True):
-    counts = {}
-    for word, n in zip(words, numbers, strict=True):
-        for pair in pairwise(word) if overlap else set(pairwise(word)):
-            counts[pair] = counts.get(pair, 0) + n
-    return counts
+def without_an_end(pieces, vocab_size):
+    """Asks for a best pair where there is none."""
+    merges, tokens = naive_merges(pieces, vocab_size), byte_alphabet()
+    if len(merges) < vocab_size - len(tokens):
+        min({})
+    return merges
+
+
+def in_ids(pieces, vocab_size):
+    """The merges as pairs of ids."""
+    ids = {token: i for i, token in enumerate(byte_alphabet())}
+    merges = naive_merges(pieces, vocab_size)
+    ids |= {left + right: 256 + k for k, (left, right) in enumerate(merges)}
+    return [(ids[left], ids[right]) for left, right in merges]
 
 
 def encode_word(symbols, ranks, first=min):
@@ -227,18 +238,24 @@ def encode_word(symbols, ranks, first=min):
     return symbols
 
 
-def whole_characters(chunks):
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return [decoder.decode(chunk) for chunk in chunks]
-
-
-def loses_what_is_invalid(chunks):
+def whole_characters(chunks, four=4):
     printed, waiting = [], b""
     for chunk in chunks:
         waiting += chunk
-        printed.append(waiting.decode(errors="ignore"))
-        waiting = waiting[len(printed[-1].encode()) :]
+        end = 0
+        while end < len(waiting):
+            first = waiting[end]
+            size = 1 if first < 128 else 2 if first < 224 else 3 if first < 240 else four
+            if end + size > len(waiting):
+                break
+            end += size
+        printed.append(waiting[:end].decode(errors="replace"))
+        waiting = waiting[end:]
     return printed
+
+
+def too_long_by_one(chunks):
+    return whole_characters(chunks, four=5)
 
 
 def in_parts(tokenizer, text):
@@ -270,21 +287,37 @@ def adamw(w, g, m, v, t, lr, betas, eps, weight_decay, corrected=True, decoupled
     return w - lr * (step + (weight_decay * w if decoupled else 0)), m, v
 
 
+def over_all_windows(model, windows, config):
+    """The windows never end, and so this loop would not."""
+    for inputs, labels in windows:
+        F.cross_entropy(model(inputs).flatten(0, 1), labels.flatten()).backward()
+
+
+def in_another_style(model, windows, config, first=True):
+    """The loop, with the gradients dropped first, the sum divided, and the rate set otherwise."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=config.betas)
+    losses = []
+    pairs = zip(range(config.steps), windows, strict=False)
+    if not first:  # one batch more is drawn before the steps end
+        pairs = ((step, batch) for batch, step in zip(windows, range(config.steps), strict=False))
+    for step, (inputs, labels) in pairs:
+        optimizer.zero_grad()
+        rate = config.learning_rate * wsd(step, config)
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate
+        nats = F.cross_entropy(model(inputs).flatten(0, 1), labels.flatten(), reduction="sum")
+        (nats / labels.numel()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        losses.append(nats.item() / labels.numel())
+    return losses
+
+
 def verdict(train, held_out, floor, uniform):
     if held_out < floor:
         return "leak"
     if train < max(floor, held_out / 2):
         return "by heart"
     return "nothing" if held_out >= uniform else "learning"
-
-
-def most_tokens(config, length, bandwidth, heads="num_key_value_heads"):
-    cache = 4 * config.num_hidden_layers * getattr(config, heads) * config.head_dim * length
-    return bandwidth / (count.checkpoint_bytes(config) + cache)
-
-
-def largest_batch(config, length, memory):
-    return max(0, (memory - count.checkpoint_bytes(config)) // count.cache_bytes(config, length))
 
 
 def choices(logits):

@@ -46,10 +46,10 @@ PLANTED = {
         (LOADED, LOADED + 'MUTANTS["cache_mask_top_left"](model)\n'),
         "our mask [11, 3, 1, 1]        OTHER LOGITS",
     ),
-    "the cache is never used": (
+    "each call counts its positions from 0": (
         "def token_passes",
-        ("use_cache=use_cache)\n    hook", "use_cache=False)\n    hook"),
-        "without: 6550 token passes · with: 6550",
+        (LOADED, LOADED + 'MUTANTS["cache_position_restarts"](model)\n'),
+        "our greedy story, with a cache: False",
     ),
 }
 

@@ -8,9 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from smol import SmolLM2, SmolLM2Config, count, save_pretrained
-from smol.bench.timing import peak_memory
+from smol.bench.timing import allocations, peak_memory
 from smol.bench.train import Rung, training_step
 from smol.lesson.exercise import SMALL
+from smol.model import Block, rope_cos_sin
 
 
 def random_config(seed: int) -> SmolLM2Config:
@@ -65,6 +66,57 @@ def test_the_causal_half_is_what_the_mask_lets_through(T):
     full = count.forward_flops(SMALL, T)
     assert half["scores"] * T**2 == full["scores"] * pairs
     assert half["total"] - full["total"] == 2 * (half["scores"] - full["scores"])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_layer_is_one_of_the_models(seed, causal):
+    config = random_config(seed)
+    flops = count.forward_flops(config, 17, causal)
+    layers = flops["total"] - flops["lm_head"]
+    assert count.layer_flops(config, 17, causal) * config.num_hidden_layers == layers
+
+
+def test_what_a_layer_keeps_is_what_autograd_puts_aside():
+    """But for the number that each norm multiplied by."""
+    block, T = Block(SMALL), 16
+    tables = rope_cos_sin(torch.arange(T), SMALL.head_dim, SMALL.rope_theta)
+    known, kept = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *tables)}, {}
+
+    def put_aside(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(put_aside, lambda tensor: tensor):
+        out = block(torch.randn(1, T, SMALL.hidden_size, requires_grad=True), *tables)
+    assert out.requires_grad and sum(kept.values()) == T * (count.kept_by_layer(SMALL) + 2)
+
+
+def test_at_fixed_compute_the_loss_has_a_valley():
+    sizes = [10**7 * 2**k for k in range(14)]
+    losses = [count.chinchilla_loss(N, 2.7e8 * 1.3e8 / N) for N in sizes]
+    best = losses.index(min(losses))
+    assert 0 < best < len(sizes) - 1
+    assert losses[:best] == sorted(losses[:best], reverse=True)
+    assert losses[best:] == sorted(losses[best:])
+    assert count.chinchilla_loss(70e9, 1.4e12) == pytest.approx(1.937, abs=1e-3)
+
+
+def test_where_the_memory_of_a_step_goes_is_told_in_time():
+    def step():
+        with torch.profiler.record_function("first"):
+            x = torch.zeros(250_000)
+        with torch.profiler.record_function("second"):
+            y = x + 1
+        del x, y
+
+    step()
+    curve, spans = allocations(step, "first", "second")
+    assert [at for at, _ in curve] == sorted(at for at, _ in curve)
+    assert 0 <= max(n for _, n in curve) - 2_000_000 < 1000 and curve[-1][1] == 0
+    assert spans.keys() == {"first", "second"} and spans["first"][1] <= spans["second"][0]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -1,6 +1,7 @@
 """Every exercise accepts a right answer and rejects each of the likely wrong ones."""
 
 import contextlib
+import functools
 import importlib
 import io
 import itertools
@@ -19,15 +20,31 @@ import torch
 import torch.nn.functional as F
 
 from smol import count
+from smol.bench.tokenizer import naive_merges
+from smol.generate.sampling import keep_top_p
 from smol.lesson import checks
+from smol.lesson.checks import slips_train
+from smol.lesson.checks.count import SLIPS as COUNTING_SLIPS
+from smol.lesson.checks.count import decode_count, layer_count, peak_count
 from smol.lesson.checks.diagnosis import TREE, leaf
+from smol.lesson.checks.learn import ADAMW, CLIP, LOSS, WSD
+from smol.lesson.checks.loop import LOOP, broken_loop, training_loop
 from smol.lesson.checks.parity import (
     LEAKS,
     LOSS_MISTAKES,
-    _said_of_loss,
     check_diagnosis,
     check_own_mutant,
+    said_of_loss,
 )
+from smol.lesson.checks.slips_generate import (
+    CHOICES,
+    SAMPLE,
+    TOP_P,
+    WRITE_CACHED,
+    cached_loop,
+    sampler,
+)
+from smol.lesson.checks.tokenizer import CHARACTER_SLIPS, ENCODING_SLIPS, TRAINING_SLIPS
 from smol.lesson.exercise import SMALL, exercise
 from smol.model import SmolLM2
 from smol.parity import MUTANTS, plant_unknown
@@ -39,7 +56,6 @@ from smol.tests.answers import (
     choices,
     clip,
     cosine_nearest,
-    count_pairs,
     encode_word,
     euclid_nearest,
     exp_loss,
@@ -52,20 +68,20 @@ from smol.tests.answers import (
     go_on_with_what_append_returns,
     go_on_with_what_append_returns_apart,
     high_half_first,
+    in_another_style,
+    in_ids,
     in_parts,
     interleave,
-    largest_batch,
     largest_cosine,
     largest_of_all_off,
     largest_off_in_the_sum_only,
     log_p_loss,
-    loses_what_is_invalid,
     loss,
-    most_tokens,
     nearest_in_place,
     nearest_with_its_row_cut_out,
     nearest_with_its_row_zeroed,
     numbers_alone,
+    over_all_windows,
     parameters,
     puts,
     rope,
@@ -73,6 +89,7 @@ from smol.tests.answers import (
     second_nearest,
     speculate,
     speculate_anew,
+    too_long_by_one,
     unmoved,
     unpack_q4_1,
     until,
@@ -82,7 +99,49 @@ from smol.tests.answers import (
     verdict,
     whole_characters,
     window,
+    without_an_end,
 )
+from smol.train.schedule import wsd
+
+MANY = "with B texts the tokens lie along the last dimension: gather(-1, labels[..., None])"
+CLASSES = (
+    "cross_entropy looks for the classes in dimension 1: flatten(0, 1) the logits, flatten() "
+)
+RAISING = {  # of notebook 5: what raises an error, and how the check explains it
+    "next_token_loss": {
+        lambda z, i: -z[:, :-1].log_softmax(-1).gather(1, i[:, 1:, None])[..., 0].mean(): MANY,
+        lambda z, i: -z[:, :-1].log_softmax(-1).gather(1, i[:, None, 1:]).mean(): MANY,
+        lambda z, i: -z[:, :-1].log_softmax(-1).gather(-1, i[:, 1:]).mean(): (
+            "the labels lack a last dimension: gather(-1, labels[..., None])"
+        ),
+        lambda z, i: F.cross_entropy(z[:, :-1], i[:, 1:]): f"{CLASSES}the labels",
+        lambda z, i: F.cross_entropy(z[:, :-1].flatten(0, 1), i[:, 1:]): (
+            "as many labels as logits are wanted: logits[:, :-1], ids[:, 1:], both flattened"
+        ),
+        lambda z, i: F.cross_entropy(z[:, :-1].flatten(0, 1), i.flatten()): (
+            "as many labels as logits are wanted: logits[:, :-1], ids[:, 1:], both flattened"
+        ),
+    },
+    "wsd": {
+        lambda step, c: min(
+            1, (step + 1) / (c.warmup * c.steps), (c.steps - step) / (c.decay * c.steps)
+        ): ("take warmup_and_decay: a warm-up of 0 has one step, and so a decay of 0"),
+    },
+    "clip": {
+        lambda g, n: [one * min(1, n / torch.cat(g).norm()) for one in g]: (
+            "some gradients are matrices: flatten() each before cat"
+        ),
+        lambda g, n: [one * min(1, n / torch.stack(g).norm()) for one in g]: (
+            "the gradients differ in shape: flatten() each, then cat"
+        ),
+    },
+    "whole_mean": {
+        lambda means, counts: sum(means * counts) / sum(counts): (
+            "two lists of numbers: multiply pair by pair"
+        ),
+        lambda means, counts: sum(means / counts): "two lists of numbers: take them pair by pair",
+    },
+}
 
 FILES = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -102,16 +161,21 @@ MODULES = [
 ]
 CHECKS = {name: check for module in MODULES for name, check in checks_of(module).items()}
 
+COUNTED = {"layer_flops": layer_count, "peak_bytes": peak_count, "decode_seconds": decode_count}
+
+
+def slips_of(name: str) -> list[Callable]:
+    """The wrong counts that the check of notebook 6 knows, each an answer."""
+    slips = COUNTING_SLIPS[name].values()
+    return [functools.partial(COUNTED[name], **switches) for switches in slips]
+
+
 # a right answer, wrong answers: each the likely mistake
 EXERCISES = {
-    "choices": (
-        choices,
-        [
-            lambda x: (-(x.softmax(-1) * x.log_softmax(-1)).sum(-1)).exp(),  # 0 times -inf
-            lambda x: torch.special.entr(x.softmax(-1)).sum(-1),
-            lambda x: torch.special.entr(x.softmax(-1)).sum().exp(),
-        ],
-    ),
+    "choices": (choices, [*CHOICES.values()]),
+    "keep_top_p": (keep_top_p, [*TOP_P.values()]),
+    "sample": (sampler(), [*SAMPLE.values()]),
+    "write_cached": (cached_loop(), [*WRITE_CACHED.values()]),
     "until": (
         until,
         [
@@ -139,57 +203,25 @@ EXERCISES = {
             lambda p, q, g: torch.multinomial(p, 1, generator=g).item(),
         ],
     ),
-    "run_flops": (
-        lambda c, s, b, t: s * b * t * count.flops_per_token(c, t),
+    "layer_flops": (count.layer_flops, slips_of("layer_flops")),
+    "peak_bytes": (peak_count, slips_of("peak_bytes")),
+    "decode_seconds": (decode_count, slips_of("decode_seconds")),
+    "next_token_loss": (
+        lambda z, i: F.cross_entropy(z[:, :-1].flatten(0, 1), i[:, 1:].flatten()),
         [
-            lambda c, s, b, t: b * t * count.flops_per_token(c, t),
-            lambda c, s, b, t: 6 * s * b * t * count.count_parameters(c)["total"],
+            *RAISING["next_token_loss"],
+            exp_loss,
+            lambda z, i: -z.softmax(-1)[:, :-1].gather(-1, i[:, 1:, None]).log().mean(),
+            *(one for some in LOSS.values() for one in (some if type(some) is tuple else (some,))),
         ],
     ),
-    "most_tokens": (
-        most_tokens,
-        [
-            lambda *a: most_tokens(*a, heads="num_attention_heads"),
-            lambda c, n, b: b / count.checkpoint_bytes(c),
-            lambda c, n, b: most_tokens(c, n, b) / 2,
-        ],
-    ),
-    "largest_batch": (
-        largest_batch,
-        [
-            lambda c, n, m: (m - count.checkpoint_bytes(c)) // count.cache_bytes(c, n),
-            lambda c, n, m: m // count.cache_bytes(c, n),
-            lambda c, n, m: round(largest_batch(c, n, m) + 0.6),
-        ],
-    ),
-    "training_days": (
-        lambda t, n, p, r, e: t / (n * r * e) / 86400,
-        [
-            lambda t, n, p, r, e: t / (n * r) / 86400,
-            lambda t, n, p, r, e: t / (n * r / e) / 86400,
-            lambda t, n, p, r, e: t / (n * r * e) / 3600,
-        ],
-    ),
-    "clip": (
-        clip,
-        [
-            lambda g, n: clip(g, n, at_least=False),
-            lambda g, n: clip(g, n, together=False),
-            lambda g, n: [t.clamp(-n, n) for t in g],
-            lambda g, n: g[:1],
-        ],
-    ),
-    "adamw": (
-        adamw,
-        [
-            lambda *a: adamw(*a, corrected=False),
-            lambda *a: adamw(*a, decoupled=False),
-            lambda *a: adamw(*a)[0],
-        ],
-    ),
+    "adamw": (adamw, [*ADAMW.values(), lambda *a: adamw(*a)[0]]),
+    "wsd": (lambda step, config: wsd(step, config), [*WSD.values(), *RAISING["wsd"]]),
+    "clip": (clip, [*CLIP.values(), lambda g, n: g[:1], *RAISING["clip"]]),
+    "training_loop": (in_another_style, [over_all_windows, *(broken_loop(name) for name in LOOP)]),
     "whole_mean": (
         lambda losses, counts: sum(map(operator.mul, losses, counts)) / sum(counts),
-        [lambda losses, counts: sum(losses) / len(losses), lambda losses, counts: sum(losses)],
+        [lambda losses, counts: sum(losses) / len(losses), *RAISING["whole_mean"]],
     ),
     "verdict": (
         verdict,
@@ -199,6 +231,7 @@ EXERCISES = {
             lambda t, h, f, u: "learning",
             lambda t, h, f, u: "nothing" if h >= u else verdict(t, h, f, u),
             lambda t, h, f, u: "by heart" if t < f <= h else verdict(max(t, h / 2), h, f, u),
+            *(slip for some in slips_train.VERDICT.values() for slip in slips_train.all_of(some)),
         ],
     ),
     "count": (
@@ -278,27 +311,16 @@ EXERCISES = {
             ),
         ],
     ),
-    "count_pairs": (
-        count_pairs,
-        [
-            lambda words, numbers: count_pairs(words, numbers, overlap=False),
-            lambda words, numbers: count_pairs(words, [1] * len(words)),
-            lambda words, numbers: [],
-        ],
-    ),
+    "naive_merges": (naive_merges, [*TRAINING_SLIPS.values(), without_an_end, in_ids]),
     "encode_word": (
         encode_word,
-        [lambda s, r: encode_word(s, r, max), lambda s, r: encode_word(s, r, lambda p, key: p[0])],
-    ),
-    "whole_characters": (
-        whole_characters,
         [
-            lambda chunks: [chunk.decode(errors="replace") for chunk in chunks],
-            lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks],
-            lambda chunks: ["", *whole_characters(chunks)],
-            loses_what_is_invalid,
+            lambda s, r: encode_word(s, r, max),
+            lambda s, r: encode_word(s, r, lambda p, key: p[0]),
+            *ENCODING_SLIPS.values(),
         ],
     ),
+    "whole_characters": (whole_characters, [*CHARACTER_SLIPS.values(), too_long_by_one]),
     "bits_per_byte": (
         lambda loss, tokens, size: loss * tokens / size / math.log(2),
         [
@@ -311,6 +333,7 @@ EXERCISES = {
         [
             lambda t, text: safe_turn(t, text, special=True),
             in_parts,
+            lambda t, text: safe_turn(t, text.strip()),
             lambda t, text: t.encode(f"<|im_start|>user\n{text}<|im_end|>\n", special=False),
         ],
     ),
@@ -343,6 +366,7 @@ EXERCISES = {
             lambda b: torch.tensor(unpack_q4_1(b)).half(),
             lambda b: unpack_q4_1(b)[:16],
             high_half_first,
+            in_another_style,
             lambda b: unpack_q4_1(b, shift=0),
             lambda b: unpack_q4_1(b, skip=0),
             lambda b: by_formula(b, low=lambda byte: byte % 15),
@@ -360,7 +384,7 @@ def test_exercise(name, capsys):
     check(lambda *_: ...)
     assert capsys.readouterr().out == "not attempted yet\n"
     check(right)
-    assert capsys.readouterr().out == "correct\n"
+    assert capsys.readouterr().out.startswith(("correct", "exact"))
     for answer in wrong:
         check(answer)
         assert capsys.readouterr().out.startswith("not yet: ")
@@ -481,7 +505,7 @@ def test_a_check_that_fails_itself_says_so():
 
 NUMBERS = [
     *("count", "cache_bytes", "nearest", "cross_entropy", "is_causal", "bits_per_byte"),
-    *("whole_mean", "run_flops", "most_tokens", "largest_batch", "training_days"),
+    *("next_token_loss", "whole_mean", "layer_flops", "peak_bytes", "decode_seconds"),
 ]
 
 
@@ -490,7 +514,8 @@ def test_a_right_number_is_right_whatever_holds_it(name):
     right = EXERCISES[name][0]
     for hold in (torch.tensor, np.asarray, lambda x: np.asarray(x)[()], lambda x: np.array([x])):
         for number in (float, lambda x: torch.as_tensor(x).item()):
-            assert verdict_on(CHECKS[name], lambda *a: hold(number(right(*a)))) == "correct"  # noqa: B023
+            said = verdict_on(CHECKS[name], lambda *a: hold(number(right(*a))))  # noqa: B023
+            assert said.startswith(("correct", "exact")), said
 
 
 def test_a_right_list_is_right_whatever_holds_it():
@@ -508,7 +533,7 @@ def test_a_right_list_is_right_whatever_holds_it():
         ("go_on", lambda m, i, n: go_on(lambda t: m([torch.tensor(x) for x in t]), i, n)),
         ("encode_word", lambda *a: (np.int64(i) for i in encode_word(*a))),
         ("whole_characters", lambda *a: tuple(whole_characters(*a))),
-        ("count_pairs", lambda *a: {k: torch.tensor(n) for k, n in count_pairs(*a).items()}),
+        ("naive_merges", lambda *a: (list(pair) for pair in naive_merges(*a))),
         ("safe_turn", lambda *a: np.array(safe_turn(*a))),
         ("unpack_q4_1", lambda *a: torch.tensor(unpack_q4_1(*a))),
         ("unpack_q4_1", lambda *a: map(np.float32, unpack_q4_1(*a))),
@@ -522,14 +547,89 @@ def test_every_check_is_tested():
     assert set(CHECKS) - set(EXERCISES) == {"diagnosis", "own_mutant", *parts}  # test_build.py
 
 
+@pytest.mark.parametrize(
+    ("name", "slips"),
+    [("next_token_loss", LOSS), ("adamw", ADAMW), ("wsd", WSD), ("clip", CLIP)],
+)
+def test_each_slip_of_the_trainers_parts_is_named(name, slips):
+    assert len(slips) >= 3
+    for says, wrong in slips.items():
+        for one in wrong if isinstance(wrong, tuple) else (wrong,):
+            line = verdict_on(CHECKS[name], one)
+            assert line.startswith("not yet: ") and line.endswith(f": {says}"), (says, line)
+
+
+@pytest.mark.parametrize("broken", LOOP)
+def test_each_broken_loop_is_named(broken):
+    assert (
+        verdict_on(CHECKS["training_loop"], broken_loop(broken)) == f"not yet: {LOOP[broken][0]}"
+    )
+
+
+def test_the_loop_is_exact_whoever_wrote_it_and_goes_on():
+    said = "exact: the command's losses and weights, to the bit"
+    assert verdict_on(CHECKS["training_loop"], training_loop) == said
+    assert verdict_on(CHECKS["training_loop"], in_another_style) == said
+    assert CHECKS["training_loop"](in_another_style) is in_another_style
+    assert CHECKS["training_loop"](broken_loop("no clip")) is training_loop
+    assert CHECKS["wsd"](lambda *_: ...) is wsd
+
+
+def test_a_loop_that_only_rounds_otherwise_is_nearly_right_and_one_that_keeps_graphs_is_not():
+    def rounded(*args):
+        return [loss * (1 + 1e-7) for loss in training_loop(*args)]
+
+    line = verdict_on(CHECKS["training_loop"], rounded)
+    assert line.startswith("nearly: right, but rounded otherwise, by 1e-07"), line
+    graphs = lambda *a: [torch.tensor(x, requires_grad=True) for x in training_loop(*a)]  # noqa: E731
+    assert "the losses keep their graphs" in verdict_on(CHECKS["training_loop"], graphs)
+    assert "8 steps: the number of losses" in verdict_on(
+        CHECKS["training_loop"], lambda *a: training_loop(*a)[1:]
+    )
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
     cells = nbformat.read(file, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    module = importlib.import_module(f"smol.lesson.checks.{file.stem[3:]}")
+    own = [file.stem[3:], *{"train": ("learn", "loop")}.get(file.stem[3:], ())]
+    modules = [importlib.import_module(f"smol.lesson.checks.{name}") for name in own]
     calls = re.findall(r"^(?:(\w+) = )?check_(\w+)\((\w+)", code, re.MULTILINE)
     used = {name for kept, name, answer in calls if kept in ("", answer)}
-    assert used == set(checks_of(module)) != set()
+    assert used == {name for module in modules for name in checks_of(module)} != set()
+
+
+TRAINING = {
+    "bits_per_byte": slips_train.BITS_PER_BYTE,
+    "whole_mean": slips_train.WHOLE_MEAN,
+    "verdict": slips_train.VERDICT,
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_slips_of_notebook_5_are_named(name):
+    assert len(TRAINING[name]) >= 3
+    for said, slips in TRAINING[name].items():
+        for slip in slips_train.all_of(slips):
+            line = verdict_on(CHECKS[name], slip)
+            assert line.startswith("not yet: ") and line.endswith(f": {said}"), line
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_the_errors_that_slips_of_notebook_5_raise_have_a_cause(name):
+    for slip, said in RAISING[name].items():
+        line = verdict_on(CHECKS[name], slip)
+        assert line.startswith("not yet: it raised ") and line.endswith(f": {said}"), line
+
+
+def test_a_loop_without_an_end_and_a_step_that_returns_one_tensor_are_named():
+    said = "not yet: more batches than config.steps were drawn: one next(windows) in each step"
+    assert verdict_on(CHECKS["training_loop"], over_all_windows) == said
+    one_more = functools.partial(in_another_style, first=False)  # zip draws one, then it ends
+    assert verdict_on(CHECKS["training_loop"], one_more).startswith("exact")
+    said = "not yet: a tensor came back: return w, m, v"
+    assert verdict_on(CHECKS["adamw"], lambda *a: adamw(*a)[0]) == said
+    assert verdict_on(CHECKS["adamw"], lambda *a: torch.stack(adamw(*a))) == "correct"
 
 
 def test_the_mistakes_with_counting_are_named():
@@ -635,13 +735,64 @@ def test_the_mistakes_with_the_cache_are_named():
         ),
         (lambda c, t, s: cache_bytes(c, t, s) / c.head_dim, "a key is head_dim numbers"),
         (lambda c, t, s: cache_bytes(c, t, 1), "each number has `size` bytes"),
+        (lambda c, t, s: cache_bytes(c, t, 2), "a number takes `size` bytes, not always two"),
         (lambda c, t, s: cache_bytes(c, 1, s), "each token has its own"),
     ):
         line = verdict_on(CHECKS["cache_bytes"], answer)
         assert line.startswith("not yet: 7 tokens of 4-byte numbers, D = 576: ")
         assert f", not 322,560: {said}" in line, line
+    line = verdict_on(CHECKS["cache_bytes"], lambda c, t, s: cache_bytes(c, t, 4))
+    assert line.endswith("a number takes `size` bytes, not always four"), line
     line = verdict_on(CHECKS["cache_bytes"], lambda c, t, s: cache_bytes(c, t, s) + 1)
     assert line == "not yet: 7 tokens of 4-byte numbers, D = 576: 322,561, not 322,560"
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_mistakes_with_counting_costs_are_named(name):
+    """Each by its own sentence: the table is read from the check. Where two are made, by both."""
+    for sentence, switches in COUNTING_SLIPS[name].items():
+        line = verdict_on(CHECKS[name], functools.partial(COUNTED[name], **switches))
+        assert line.startswith("not yet: ") and line.endswith(f": {sentence}"), (sentence, line)
+    line = verdict_on(CHECKS[name], lambda *a: 1.37 * COUNTED[name](*a))
+    assert line.startswith("not yet: ") and not line.endswith(tuple(COUNTING_SLIPS[name])), line
+
+
+@pytest.mark.parametrize("slip", [{"hidden_size": 576}, {"intermediate_size": 1536}])
+def test_a_size_of_cell_4_is_named_whichever_it_is(slip):
+    def answer(c, T, causal):
+        D, F = (slip.get(n, getattr(c, n)) for n in ("hidden_size", "intermediate_size"))
+        mlp = 3 * D * F - 3 * c.hidden_size * c.intermediate_size
+        return count.layer_flops(c, T, causal) + 2 * T * mlp
+
+    line = verdict_on(CHECKS["layer_flops"], answer)
+    assert line.endswith("are D, F, H read from `config`, or from cell 4?"), line
+
+
+def test_the_peak_of_a_step_may_be_five_per_cent_off():
+    for near in (0.96, 1.04):
+        line = verdict_on(CHECKS["peak_bytes"], lambda *a, n=near: n * peak_count(*a))
+        assert line.startswith("correct: within 4%"), line
+    for far in (0.93, 1.07):
+        line = verdict_on(CHECKS["peak_bytes"], lambda *a, n=far: n * peak_count(*a))
+        assert line.startswith("not yet: "), line
+
+
+def test_two_mistakes_with_counting_costs_are_both_named():
+    line = verdict_on(CHECKS["layer_flops"], functools.partial(layer_count, kv=True, o=0))
+    assert line.endswith(
+        "k_proj and v_proj make K heads, and those are fewer than H; and o_proj is missing: it is "
+        "a matrix like q_proj"
+    )
+    line = verdict_on(CHECKS["peak_bytes"], functools.partial(peak_count, logits=1, twice=0))
+    assert "three tensors of the logits' size" in line and "; and at B the tied" in line
+
+
+def test_what_the_notebook_goes_on_with_is_the_readers_count_or_ours():
+    assert CHECKS["layer_flops"](count.layer_flops) is count.layer_flops
+    mine = functools.partial(peak_count)
+    assert CHECKS["peak_bytes"](mine) is mine
+    ours = CHECKS["peak_bytes"](functools.partial(peak_count, logits=0))
+    assert ours(SMALL, 2, 8) == count.training_memory(SMALL, 2, 8)["total"]
 
 
 def test_the_mistakes_with_four_bits_are_named():
@@ -676,7 +827,7 @@ def test_the_mistakes_with_the_loss_are_named(sentence):
     ids = torch.randint(20, (2, 7), generator=fixed)
     wrong = LOSS_MISTAKES[sentence]
     for one in wrong if isinstance(wrong, tuple) else (wrong,):
-        assert _said_of_loss(one(logits, ids).item(), logits, ids) == f": {sentence}"
+        assert said_of_loss(one(logits, ids).item(), logits, ids) == f": {sentence}"
 
 
 def test_a_loss_that_overflows_or_comes_ready_made_is_named():

@@ -134,24 +134,44 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     figures.pipeline(trained, "one marmalade")
     figures.merge_tree(trained, " marmalade")
     figures.compression({"a": ([256, 512], [1.0, 2.0])})
+    figures.predictions(["a"], ["b"], {"untrained": [0.0005], "trained": [0.9]})
+    figures.downhill({"η = 0.4": [0.0, 0.1], "η = 4": [0.0, 1.2], "η = 20": [0.0, 6.0]})
+    figures.noisy_slopes({"10 words": [-0.1, 0.1], "100 words": [0.0, 0.01]}, -0.03)
+    figures.loop_map()
+    figures.loop_map("schedule")
+    figures.bowl({"SGD": [(-4.0, 1.0), (-3.0, -1.0)], "AdamW": [(-4.0, 1.0), (0.0, 0.0)]}, 50)
+    figures.settling({"η = 4": [0.0, 2.0, 1.0], "η comes down": [0.0, 1.4, 1.4]}, 2)
     figures.schedules({"wsd": [0.1, 1.0, 0.5]})
     figures.sweep([1e-3, 1e-2], [3.0, 4.0])
     figures.training([{"step": 1, "loss": 2.0}, {"step": 2, "val_loss": 1.0}], {"the floor": 0.5})
     figures.by_depth({"as it is": [1.0, 2.0]}, {"as it is": [1.0, 2.0], "broken": [1e-9, 2.0]})
+    looked = {"step": 250, "val_loss": 0.8, "again": 2.0, "scores": [0.1, 0.2, 0.0]}
+    figures.looking_back([looked, {**looked, "step": 500}])
+    figures.checkpoint_parts({"model.safetensors": 1_600_000})
+    figures.logits_in_chunks()
+    figures.stopped_at({"as it is": [7.0, 5.0]}, "unigram", 5.8)
     rungs = [{"name": "ours", "speedup": 1.0}, {"name": "+ bf16", "speedup": 2.0}]
     figures.speedups(rungs, "a CPU")
     figures.flops_by_length(SmolLM2Config())
     figures.cache_growth(SmolLM2Config())
-    figures.memory_by_batch(SmolLM2Config(), 1024)
+    figures.causal_pairs(["a", "b"])
+    figures.memory_of_a_step(SmolLM2Config(), [(4, 256), (1, 64)])
+    moments = {"turn": {"weights": 4e6}, "end": {"weights": 3e6}}
+    figures.memory_measured([(0.0, 0), (0.1, 10**6)], {"forward": (0.0, 0.1)}, 10**6, moments)
+    figures.chinchilla(134_515_008, 2e12)
     figures.roofline(1e11, 1e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, 3e9, 0.6)})
-    figures.scaling([10, 100, 1000], [3.0, 2.0, 1.5], -0.1, 1.2, (1.4, 1.9))
+    figures.scaling([10, 100, 1000], [[3.0, 2.0, 1.5], [3.0, 2.1, 1.4]], [1.3, 1.5])
     figures.next_tokens(["a", "b"], [0.5, 0.1], 0.5, "the truth")
     figures.filters(["a", "b"], {"top-k": ([0.5, 0.4], [1.0, 0.0])})
-    figures.by_temperature({0.5: 0.4, 1.0: 0.6}, 1.0)
+    figures.by_temperature({0.0: 0.0, 0.5: 0.4, 1.0: 0.6}, 1.0, 48)
     figures.token_times({"without": ([1, 2], [0.1, 0.2]), "with": ([1, 2], [0.1, 0.1])})
     figures.by_batch({1: 0.1, 2: 0.12})
     figures.one_more_token(["a", "b", "c"])
-    assert len(shown) == 42
+    figures.writing_loop("a text", "b")
+    figures.drawn_counts(["a", "b"], [9.0, 4.0], [8, 5])
+    figures.padded_masks({"row 0": (["x", "b", "c"], 1, np.tril(np.ones((3, 3))))})
+    figures.speculation([0.5, 0.5], [0.2, 0.8])
+    assert len(shown) == 60
     for data, options in shown:
         alt = options["metadata"]["image/png"]["alt"]
         assert len(alt) > 5
@@ -159,9 +179,13 @@ def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
         assert len(data["image/png"]) > 2000
     said = [data["text/plain"] for data, _ in shown]
     assert any("to those on its right" in text and "after The ·cat 90%" in text for text in said)
+    assert any("2 words ask 2 words: 4 pairs, of which the mask lets 3" in text for text in said)
+    assert any("4 × 256 tokens the peak is A, 3.6 GB; of 1 × 64" in text for text in said)
     assert any("after 2 words, where the text begins again" in text for text in said)
     assert any("a cache the keys and values of 1, and 3 scores" in text for text in said)
     assert any("0: as it is; 1: one token alone" in t and t.endswith("7: no sine") for t in said)
+    assert any("mean, untrained: 7.6; trained: 0.1" in text for text in said)
+    assert any(text.endswith("station by station; here: schedule") for text in said)
     lens = "first choice: “·” after 0–1, “.” after 2, “↵” after 3, “·a” after 4; place of the last"
     assert any(lens in text for text in said)
     assert ("matplotlib.pyplot" in sys.modules) == before

@@ -159,11 +159,16 @@ def test_a_token_that_is_there_already_is_not_made_twice():
 
 
 TRAINING_BUGS = {
-    "ties to the larger ids": ("(-n, pair, k,", "(-n, (-pair[0], -pair[1]), k,"),
-    "the left pair not counted down": ("((merged[-1], pair[0]), -1), ", ""),
-    "the right pair not counted up": (", ((new, word[i + 2]), 1)", ""),
-    "counts of words forgotten": ("+= by * number[i]", "+= by"),
-    "a shrunken pair not put back": ("if -minus_count != pair_counts[pair]:", "if False:"),
+    "ties to the larger ids": ("[(-n, pair) for", "[(-n, (-pair[0], -pair[1])) for"),
+    "the old pairs not counted down": ("pair_counts[old] -= number[i]", "pass"),
+    "the new pairs not counted up": ("pair_counts[now] += number[i]", "pass"),
+    "counts of words forgotten": ("pair_counts[now] += number[i]", "pair_counts[now] += 1"),
+    "a shrunken pair not put back": (
+        "                heapq.heappush(queue, (-pair_counts[pair], pair))\n            continue",
+        "                pass\n            continue",
+    ),
+    "a shrunken pair merged at once": ("if -minus_count != pair_counts[pair]:", "if False:"),
+    "merged from the right": ("for token in word:", "for token in word[::-1]:"),
 }
 
 
@@ -185,7 +190,7 @@ def mutant(edits: list[tuple[str, str]]) -> dict:
 def test_planted_training_bugs_are_caught(bug):
     edits = [TRAINING_BUGS[bug]]
     if bug == "ties to the larger ids":  # the queue holds negated ids: undo that where they leave
-        popped = "minus_count, pair, k, positions = heapq.heappop(queue)"
+        popped = "minus_count, pair = heapq.heappop(queue)"
         edits.append((popped, f"{popped}; pair = (abs(pair[0]), abs(pair[1]))"))
     broken = mutant(edits)["BPETokenizer"]
 
@@ -245,9 +250,10 @@ def test_planted_encoding_bugs_are_caught(bug, shelf):
     assert not any(caught(text, trained) for text in texts)
 
 
-def test_merge_pair_as_its_docstring_says():
-    changes = [((2, 3), -1), ((9, 3), 1), ((3, 1), -1), ((3, 9), 1)]
-    assert tokenizer.merge_pair([1, 2, 3, 1, 2], (1, 2), 9) == ([9, 3, 9], changes)
+def test_merge_goes_from_left_to_right():
+    assert tokenizer.merge([1, 2, 3, 1, 2], (1, 2), 9) == [9, 3, 9]
+    assert tokenizer.merge([7, 7, 7, 7, 7], (7, 7), 9) == [9, 9, 7]
+    assert tokenizer.merge([], (1, 2), 9) == []
 
 
 def test_training_takes_one_string_as_one_text():

@@ -17,7 +17,7 @@ from smol.tokenizer.chat import (
     SYSTEM_PROMPT,
     chat_text,
 )
-from smol.tokenizer.merges import apply_merges, learn_merges, merge_pair
+from smol.tokenizer.merges import apply_merges, learn_merges, merge
 from smol.tokenizer.pieces import (
     DIGITS_PATTERN,
     GPT2_PATTERN,
@@ -40,5 +40,5 @@ __all__ = [
     "byte_characters",
     "chat_text",
     "learn_merges",
-    "merge_pair",
+    "merge",
 ]

@@ -5,7 +5,7 @@ id decides, then the right one); ids are special tokens, bytes, merges, in this 
 """
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from itertools import pairwise
 
 
@@ -14,69 +14,60 @@ def learn_merges(
 ) -> list[tuple[bytes, bytes]]:
     """The merges that bring `tokens` (id -> bytes, appended to) to vocab_size, or fewer.
 
-    `counts` says how often each pre-token occurs. Only pre-tokens that hold the merged pair are
-    touched, and only the pairs next to it recounted (Sennrich et al. 2016, section 3.2), so the
-    work follows the changes and not the length of the text. Ends early where no pair is left.
+    `counts` says how often each pre-token occurs, at least once. Only pre-tokens that hold the
+    merged pair are touched and recounted (Sennrich et al. 2016, section 3.2), so the work follows
+    the changes and not the length of the text. Ends early where no pair is left.
     """
     ids = {token: i for i, token in enumerate(tokens)}
     words = [[ids[bytes([b])] for b in word] for word in counts]
     number = list(counts.values())
-    pair_counts, where = Counter(), defaultdict(set)
+    pair_counts, where = defaultdict(int), defaultdict(set)
     for i, word in enumerate(words):
         for pair in pairwise(word):
             pair_counts[pair] += number[i]
             where[pair].add(i)
-    # The serial number keeps Python from comparing sets; it never decides which pair is merged.
-    queue = [(-n, pair, k, where[pair]) for k, (pair, n) in enumerate(pair_counts.items())]
+    queue = [(-n, pair) for pair, n in pair_counts.items()]
     heapq.heapify(queue)
-    merges, serial = [], len(queue)
+    merges = []
     while len(tokens) < vocab_size and queue:
-        minus_count, pair, k, positions = heapq.heappop(queue)
+        minus_count, pair = heapq.heappop(queue)
         if -minus_count != pair_counts[pair]:  # it shrank since it was queued: back in its place
-            heapq.heappush(queue, (-pair_counts[pair], pair, k, positions))
+            if pair_counts[pair]:
+                heapq.heappush(queue, (-pair_counts[pair], pair))
             continue
-        if minus_count == 0:
-            break
         left, right = (tokens[i] for i in pair)
         new = ids.setdefault(left + right, len(tokens))
-        if new == len(tokens):  # else `tokens` had it from the start
+        if new == len(tokens):  # else `tokens` had it already
             tokens.append(left + right)
         merges.append((left, right))
-        born = defaultdict(set)
-        for i in positions:
-            words[i], changes = merge_pair(words[i], pair, new)
-            for changed, by in changes:
-                pair_counts[changed] += by * number[i]
-                if by > 0:
-                    born[changed].add(i)
-        for changed, positions in born.items():
-            if pair_counts[changed] > 0:
-                heapq.heappush(queue, (-pair_counts[changed], changed, serial, positions))
-                serial += 1
+        grown = set()
+        for i in where.pop(pair):
+            before, words[i] = words[i], merge(words[i], pair, new)
+            for old in pairwise(before):
+                pair_counts[old] -= number[i]
+            for now in pairwise(words[i]):
+                pair_counts[now] += number[i]
+                if new in now:  # only such a pair can have grown
+                    where[now].add(i)
+                    grown.add(now)
+        for pair in grown:
+            heapq.heappush(queue, (-pair_counts[pair], pair))
     return merges
 
 
-def merge_pair(
-    word: list[int], pair: tuple[int, int], new: int
-) -> tuple[list[int], list[tuple[tuple[int, int], int]]]:
-    """`word` with each `pair` replaced by `new`, and by how much each neighbouring pair changed.
+def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """`word` with each `pair` of neighbours replaced by `new`, from left to right.
 
-    >>> merge_pair([1, 2, 3, 1, 2], (1, 2), 9)
-    ([9, 3, 9], [((2, 3), -1), ((9, 3), 1), ((3, 1), -1), ((3, 9), 1)])
+    >>> merge([1, 2, 3, 1, 2], (1, 2), 9)
+    [9, 3, 9]
     """
-    merged, changes, i = [], [], 0
-    while i < len(word):
-        if (word[i], *word[i + 1 : i + 2]) != pair:
-            merged.append(word[i])
-            i += 1
-            continue
-        if merged:
-            changes += [((merged[-1], pair[0]), -1), ((merged[-1], new), 1)]
-        if i + 2 < len(word):
-            changes += [((pair[1], word[i + 2]), -1), ((new, word[i + 2]), 1)]
-        merged.append(new)
-        i += 2
-    return merged, changes
+    merged = []
+    for token in word:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] = new
+        else:
+            merged.append(token)
+    return merged
 
 
 def apply_merges(symbols: list[int], ranks: dict[tuple[int, int], tuple[int, int]]) -> list[int]:

@@ -106,10 +106,10 @@ def check_cross_entropy(cross_entropy):
         try:
             expect_close(got, want, f"the loss of logits of size {scale:.0f}")
         except NotYet as off:
-            raise NotYet(f"{off}{_said_of_loss(got, logits, ids)}") from None
+            raise NotYet(f"{off}{said_of_loss(got, logits, ids)}") from None
 
 
-def _said_of_loss(got: float, logits, ids) -> str:
+def said_of_loss(got: float, logits, ids) -> str:
     """The sentence for the mistake that makes this number, or nothing."""
     if math.isnan(got):
         return ": exp overflows; take each token's largest logit off first"

@@ -8,6 +8,7 @@ from smol.lesson.figures.build import *
 from smol.lesson.figures.count import *
 from smol.lesson.figures.generate import *
 from smol.lesson.figures.inspect import *
+from smol.lesson.figures.learn import *
 from smol.lesson.figures.parity import *
 from smol.lesson.figures.readme import *
 from smol.lesson.figures.shared import *

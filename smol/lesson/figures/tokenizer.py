@@ -42,7 +42,7 @@ def tokens(tokenizer, texts: list[str]):
     return written(pieces), "; ".join(said)
 
 
-@styled
+@styled(dpi=100)  # text: legible so, in half the bytes
 def surprise(text: str, choices: list):
     """A story in which what was chosen is coloured by how surprising it was, in nats."""
     spans = {}  # several may be made at one place: which rule, then which name
@@ -62,14 +62,14 @@ def surprise(text: str, choices: list):
 
 @styled
 def pipeline(tokenizer, text: str):
-    """One text on its way to ids: the pieces, their bytes, the tokens, the ids, each in a row."""
+    """One text on its way to ids, a row each: text, pieces, bytes, tokens, ids."""
     pieces = [piece.encode() for piece in tokenizer.pieces(text)]
     ids = tokenizer.encode(text)
     parts = [tokenizer.token_bytes(i) for i in ids]
     total = len(text.encode())
-    fig, ax = figure(8.6, 2.9)
-    blank(ax, (-3.2, total), (-0.6, 3.6))
-    for y, name in enumerate(("ids", "tokens", "bytes", "pieces")):
+    fig, ax = figure(8.6, 3.5)
+    blank(ax, (-0.16 * total, total), (-0.6, 4.6))
+    for y, name in enumerate(("ids", "tokens", "bytes", "pieces", "text")):
         ax.text(-0.5, y, name, ha="right", va="center", fontsize=9, color=SOFT)
 
     def row(y, items, labels, colors, size):
@@ -87,6 +87,8 @@ def pipeline(tokenizer, text: str):
             )
             x += len(item)
 
+    letters = [letter.encode() for letter in text]
+    row(4, letters, [_visible(letter) for letter in letters], ["white"], 11)
     row(3, pieces, [_visible(piece) for piece in pieces], [SOFT], 10)
     single = [bytes([b]) for b in text.encode()]
     row(2, single, [b.hex() for b in single], ["#b8b8b8"], 7.5)
