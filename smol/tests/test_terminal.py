@@ -185,7 +185,10 @@ def test_a_run_whose_terminal_went_saves_and_stops(text, tmp_path):
         time.sleep(0.02)
     os.close(read)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 1  # not 0: there is more to do
+    try:
+        assert process.wait(60) == 1  # not 0: there is more to do
+    finally:
+        process.kill()  # where SIGHUP is ignored, as under nohup, it would go on for an hour
     steps = [row["step"] for row in read_log(log)]
     assert steps == list(range(1, steps[-1] + 1))
     assert [folder.name for folder in checkpoints(tmp_path)] == [f"step-{steps[-1]:06}"]
