@@ -48,12 +48,8 @@ def layer_flops(config: SmolLM2Config, seq_len: int, causal: bool = False) -> in
     A product of (m, k) by (k, n) takes 2 m k n. Every query head meets T keys a query, or with
     `causal` the (T + 1) / 2 that it may see, on average.
     """
-    T, D, F = seq_len, config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    weights = 2 * D * queries + 2 * D * keys + 3 * D * F  # q and o; k and v; gate, up, down
-    pairs = T * (T + 1) // 2 if causal else T**2
-    return 2 * T * weights + 2 * 2 * pairs * queries  # scores, and the mix of the values
+    flops = forward_flops(config, seq_len, causal)
+    return (flops["total"] - flops["lm_head"]) // config.num_hidden_layers
 
 
 def forward_flops(config: SmolLM2Config, seq_len: int, causal: bool = False) -> dict[str, int]:

@@ -30,11 +30,6 @@ def _judge(leak=lt, heart=lt, nothing=ge, limit=lambda h: h / 2, guessed=lambda 
 judged = _judge()
 
 
-def part_mean(means, counts):
-    """The right mean."""
-    return sum(m * n for m, n in zip(means, counts, strict=True)) / sum(counts)
-
-
 BITS_PER_BYTE: dict[str, Callable | tuple] = {
     "these are nats: divide by ln 2 for bits": lambda loss, tokens, size: loss * tokens / size,
     "multiplied by ln 2: a bit is ln 2 nats, so divide by it": (
