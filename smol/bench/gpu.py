@@ -55,7 +55,7 @@ def train_on_gpu(
         rate = read_log(Path(folder, "metrics.jsonl"))[-1]["tokens_per_second"]
     steps = steps_for(seconds, rate, config.batch_size * config.seq_len, tokens)
     config = dataclasses.replace(
-        config, steps=steps, log_every=max(1, steps // 60), eval_every=max(1, steps // 6)
+        config, steps=steps, log_every=max(1, steps // 60), eval_every=max(FIRST_STEPS, steps // 6)
     )
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)

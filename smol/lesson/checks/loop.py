@@ -4,6 +4,7 @@
 sentence of the one that gives the reader's numbers, and the notebook runs some of them.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -210,6 +211,7 @@ def _start(config: TrainConfig) -> tuple[SmolLM2, Windows]:
     return model, _Counted(tokens, config.batch_size, config.seq_len, config.seed)
 
 
+@functools.cache
 def _of_the_command(config: TrainConfig) -> tuple[list[float], Tensor]:
     """The losses of what `smol.train` calls in each step, and the weights after the last one."""
     model, windows = _start(config)
@@ -242,6 +244,11 @@ def _heard(loop: Callable, config: TrainConfig) -> tuple[list[float], Tensor]:
     return [kind.number(loss, "one of the losses") for loss in answer], _weights(model)
 
 
+@functools.cache
+def _of_the_slip(name: str, config: TrainConfig) -> tuple[list[float], Tensor]:
+    return _heard(broken_loop(name), config)
+
+
 def _apart(one: tuple, other: tuple) -> float:
     """How far two runs are apart: in a loss, or in their weights' distance, as a part of both.
 
@@ -255,7 +262,7 @@ def _apart(one: tuple, other: tuple) -> float:
 
 def _name_the_slip(got: tuple, want: tuple, config: TrainConfig) -> None:
     for name, (says, _) in LOOP.items():
-        expect(_apart(got, _heard(broken_loop(name), config)) > ROUNDING, says)
+        expect(_apart(got, _of_the_slip(name, config)) > ROUNDING, says)
     pairs = enumerate(zip(got[0], want[0], strict=True))
     for step, (mine, right) in pairs:
         far = abs(mine - right) / right > ROUNDING
