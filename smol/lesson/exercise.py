@@ -6,8 +6,11 @@ compared and put into any message (smol/lesson/kind.py). `expect`, `expect_equal
 and `expect_close` state what must hold and what to print where it does not.
 """
 
+import _thread
+import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 
 import torch
@@ -15,6 +18,8 @@ import torch
 from smol.config import SmolLM2Config
 from smol.lesson.kind import NotYet, Raised, described, expect, number, plain, readers_code, tensor
 from smol.parity import compare
+
+MINUTES = 1  # of a check: the longest takes a tenth of one on two cores
 
 
 class NotAttempted(Exception):
@@ -30,8 +35,8 @@ def exercise(check: Callable | None = None, *, instead: object = None) -> Callab
 
     "not attempted yet" for a stub that returns `...`, "not yet: why" for a wrong answer or one
     that raises, "nearly: why" for one that only rounds otherwise; for the rest what `check`
-    returns, "correct" where that is nothing. With `instead` it gives back what the notebook goes
-    on with: the answer if it is right, else `instead`.
+    returns, "correct" where that is nothing. What never ends is interrupted. With `instead` it
+    gives back what the notebook goes on with: the answer if it is right, else `instead`.
     """
     if check is None:
         return functools.partial(exercise, instead=instead)
@@ -40,7 +45,7 @@ def exercise(check: Callable | None = None, *, instead: object = None) -> Callab
     def verdict(*answer):
         right = False
         try:
-            with torch.random.fork_rng(devices=[]):
+            with _ended_in(MINUTES), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 said = check(*answer) or "correct"
             right = True
@@ -60,6 +65,33 @@ def exercise(check: Callable | None = None, *, instead: object = None) -> Callab
         return None if instead is None else answer[0] if right else instead
 
     return verdict
+
+
+@contextlib.contextmanager
+def _ended_in(minutes: float):
+    """NotYet where what is within still runs then, as `while True` does. Only the main thread can
+    be interrupted, and it is the one that runs a notebook's cells."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        over.set()
+        _thread.interrupt_main()
+
+    timer = threading.Timer(60 * minutes, interrupt)
+    timer.daemon = True
+    if threading.current_thread() is threading.main_thread():
+        timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not over.is_set():  # the reader's own
+            raise
+        raise NotYet(
+            f"after {60 * minutes:.2g} seconds your code still runs: what should end its loop, "
+            "and does each round come nearer to it?"
+        ) from None
+    finally:
+        timer.cancel()
 
 
 def ask(kind: Callable, function: Callable, *args):

@@ -1,5 +1,6 @@
 """Every exercise accepts a right answer and rejects each of the likely wrong ones."""
 
+import _thread
 import contextlib
 import functools
 import importlib
@@ -9,6 +10,7 @@ import math
 import operator
 import pkgutil
 import re
+import time
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -501,6 +503,20 @@ def test_an_answer_of_another_kind_is_named():
 def test_a_check_that_fails_itself_says_so():
     said = verdict_on(exercise(lambda _: 1 / 0), len)
     assert said == "not yet: the check cannot work with this answer (ZeroDivisionError)"
+
+
+def test_code_that_never_ends_is_interrupted_and_said_so(monkeypatch):
+    monkeypatch.setattr("smol.lesson.exercise.MINUTES", 0.005)
+
+    def trainer(pieces, vocab_size):
+        tokens = list(range(256))
+        while len(tokens) < vocab_size:
+            pass  # tokens.append is forgotten
+
+    said = verdict_on(CHECKS["naive_merges"], trainer)
+    assert said.startswith("not yet: after 0.3 seconds your code still runs"), said
+    with pytest.raises(KeyboardInterrupt):  # the reader's own Ctrl-C is not taken away
+        verdict_on(CHECKS["naive_merges"], lambda *_: _thread.interrupt_main() or time.sleep(1))
 
 
 NUMBERS = [
