@@ -101,6 +101,19 @@ def test_a_picture_may_have_fewer_dots_and_is_as_wide_on_the_page(monkeypatch):
     assert [picture.size for picture in pictures] == [(640, 320), (320, 160)]
 
 
+@pytest.mark.parametrize("rate", [2e10, 4e9, 1e7])  # of the bound 2.5e10
+def test_a_roofline_shows_points_however_far_below_it(rate, monkeypatch):
+    module, kept = importlib.import_module("smol.lesson.figures.count"), []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    monkeypatch.setattr(module, "figure", lambda *size: kept.append(figure(*size)) or kept[-1])
+    figures.roofline(1e11, 5e10, {"prefill": (50.0, 9e10, 0.9), "decode": (0.5, rate, 0.1)})
+    ((_, ax),) = kept
+    points = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert points == [9e10, rate]
+    low, high = ax.get_ylim()
+    assert all(low < y < high for y in points)
+
+
 def test_figures_are_displayed_with_alt_text_and_no_pyplot(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a[0], k)))

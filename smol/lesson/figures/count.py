@@ -205,24 +205,26 @@ def roofline(peak: float, bandwidth: float, points: dict[str, tuple[float, float
     fig, ax = figure(7.2, 3.6)
     low = min(0.1, *(x / 2 for x, *_ in points.values()))
     high = max(1000.0, *(2 * x for x, *_ in points.values()))
+    bottom = min(low * bandwidth, *(rate / 2 for _, rate, _ in points.values()))
     x = np.geomspace(low, high, 100)
     balance = peak / bandwidth
     ax.plot(x, np.minimum(peak, x * bandwidth), color=INK)
     ax.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="FLOP/s")
-    ax.set(xlim=(low, high), ylim=(low * bandwidth, 4 * peak))
+    ax.set(xlim=(low, high), ylim=(bottom, 4 * peak))
     ax.text(balance * 1.4, 1.25 * peak, "peak: arithmetic is the limit", fontsize=9, color=SOFT)
     said = "bandwidth:\nmemory is the limit"
     ax.text(low * 1.2, 1.6 * peak, said, fontsize=9, color=SOFT, va="top")
     ax.axvline(balance, color=SOFT, lw=1, ls=":")
     said = f"balance: {balance:.0f} FLOPs per byte"
-    ax.text(balance * 1.1, low * bandwidth * 1.15, said, fontsize=9, color=SOFT)
+    ax.text(balance * 1.1, bottom * 1.15, said, fontsize=9, color=SOFT)
     for color, (name, (intensity, rate, part)) in zip(PALETTE, points.items(), strict=False):
         bound = min(peak, intensity * bandwidth)
         ax.plot([intensity] * 2, [rate, bound], color=color, lw=1)
         ax.plot([intensity], [rate], "o", ms=8, color=color)
         said, up = f"{name}: {part:.0%} of the roof", intensity < balance
-        at = {"textcoords": "offset points", "va": "bottom" if up else "top"}
-        ax.annotate(said, (intensity, rate), (9, 1 if up else -9), **at)
+        at = {"va": "bottom", "ha": "left"} if up else {"va": "top", "ha": "right"}
+        place = (9, 1) if up else (-9, -5)
+        ax.annotate(said, (intensity, rate), place, textcoords="offset points", **at)
     ax.grid()
     return fig, f"the roofline of this machine, with {' and '.join(points)} under it"
 
