@@ -2,12 +2,15 @@
 
 One process, the contestants in turn, round after round, so that what else the machine does hits
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
-says more about the machine than about the code.
+says more about the machine than about the code. What is measured is printed and written at once:
+with `--seconds` there are fewer rounds, and what takes long to compile is left out, with its
+reason. Given a folder, the results of a GPU go into one of its name.
 
 - `timing`: the rounds, and what this machine can do at most: matrix products, reads, memory
 - `tokenizer`: training and encoding, ours beside the Rust library's
 - `train`: one training step, an improvement at a time, beside transformers' model
-- `decode`: decode and prefill, beside transformers and under the roofline
+- `decode`: decode and prefill, beside transformers and llama.cpp, and under the roofline
+- `llama`: llama.cpp's server, where it is installed
 - `parity`, `patient`: what the ladder and weaker checks see of planted bugs, in small models that
   `patient` trains and in the real one
 - `series`: the notebooks' times

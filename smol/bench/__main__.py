@@ -1,13 +1,16 @@
-"""Side by side with the libraries: `python -m smol.bench [decode|train|…|all] [--json PATH]`.
+"""Side by side with the libraries: `python -m smol.bench [decode|train|…|all]`.
 
 What each benchmark is stands in the docstring of the package.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -16,20 +19,21 @@ import torch
 from smol.bench.decode import decode, prefill, roofline
 from smol.bench.parity import parity
 from smol.bench.series import notebooks
+from smol.bench.timing import Run
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
 from smol.checks import path
 from smol.files import writable, written_beside
 from smol.terminal import command
 
-BENCHES = {
-    "notebooks": notebooks,  # first: what is measured next may be what their outputs show
-    "parity": parity,
-    "decode": decode,
-    "prefill": prefill,
-    "roofline": roofline,
-    "train": train,
-    "tokenizer": tokenizer,
+BENCHES: dict[str, Callable[[Run], dict | list]] = {
+    "notebooks": lambda run: notebooks(),  # first: the next may be what their outputs show
+    "parity": lambda run: parity(),
+    "decode": lambda run: decode(run=run),
+    "prefill": lambda run: prefill(run=run),
+    "roofline": lambda run: roofline(),
+    "train": lambda run: train(run=run),
+    "tokenizer": lambda run: tokenizer(),
 }
 
 
@@ -61,31 +65,54 @@ def main() -> int:
         "--json",
         type=lambda given: path("--json", given),
         help="write command, date, machine and figures, each as soon as it is measured, into this "
-        "FILE.json; or into this folder, a file for each",
+        "FILE.json; or into this folder, a file for each, of a GPU in a folder of its name",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=math.inf,
+        help="decode, prefill and train share so much time: fewer rounds, and rows are skipped "
+        "that take long to compile (transformers, ours and ours at its fastest never are)",
     )
     args = parser.parse_args()
     names = list(BENCHES) if "all" in args.names else args.names
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHES)}, all")
-    if args.json:
-        writable(args.json.parent if args.json.suffix == ".json" else args.json)
     about = machine()
+    place = about.get("gpu", "").replace(" ", "-")  # a GPU's figures beside the CPU's
+    one_file = args.json and args.json.suffix == ".json"
+    if args.json:
+        writable(args.json.parent if one_file else args.json / place)
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     line = f"python -m smol.bench {' '.join(args.names)}"
+    line += f" --seconds {args.seconds:g}" if args.seconds < math.inf else ""
 
     def write(file: Path, figures: dict) -> None:
         result = {"command": line, "date": str(date.today()), "machine": about, **figures}
         with written_beside(file.parent, file.name) as (part,):
             part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    figures, one_file = {}, args.json and args.json.suffix == ".json"
-    for name in names:
-        print(f"\n== {name}")
-        figures[name] = BENCHES[name]()
+    figures, end = {}, time.monotonic() + args.seconds
+
+    def note(name: str, measured: dict | list) -> None:
+        figures[name] = measured
         if args.json:
-            file = args.json if one_file else args.json / f"{name}.json"
-            write(file, figures if one_file else {name: figures[name]})
+            file = args.json if one_file else args.json / place / f"{name}.json"
+            write(file, figures if one_file else {name: measured})
+
+    for number, name in enumerate(names):
+        print(f"\n== {name}")
+        share = (end - time.monotonic()) / (len(names) - number)  # of what the others left
+        run = Run(share, lambda measured, name=name: note(name, measured))
+        note(name, BENCHES[name](run))
     return 0
+
+
+def _seconds(given: str) -> float:
+    seconds = float(given)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{given} seconds: take a number above 0")
+    return seconds
 
 
 if __name__ == "__main__":

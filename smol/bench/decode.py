@@ -2,14 +2,19 @@
 
 import copy
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smol import count
+from smol.bench import llama
 from smol.bench.timing import (
+    Run,
     done,
     expect_slower,
     median_ratio,
@@ -23,6 +28,7 @@ from smol.count import decode_work, forward_flops, prefill_work
 from smol.generate import generate, prepare_for_decoding
 from smol.model import SmolLM2
 from smol.pretrained import from_reference
+from smol.pretrained.wheel import in_cache
 
 
 def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int = 5) -> dict:
@@ -62,20 +68,29 @@ def roofline(config: SmolLM2Config | None = None, length: int = 256, rounds: int
 
 
 Writer = Callable[[Tensor, int], Tensor]  # prompts (B, T), number of new tokens -> all ids
+COMPILES = 60.0  # seconds that a row takes to compile, until one has shown how many it is here
 
 
-def writers(config: SmolLM2Config, device: torch.device, dtype: torch.dtype) -> dict[str, Writer]:
-    """Ways to go on with the same text greedily, with the same random weights: transformers as
-    it comes, with a cache of fixed size and compiled, and ours.
+class Row(NamedTuple):
+    """A way to go on with a text greedily, a line of the table."""
 
-    AssertionError where one of them gives other ids than transformers in fp32, before `dtype`.
-    """
+    name: str
+    make: Callable[[], Writer]
+    compiled: bool = False  # its first call takes long
+    needed: bool = True  # measured whatever the time; the others where it suffices
+    same: bool = True  # the same weights, so the same ids
+
+
+def ladder(config: SmolLM2Config, device: torch.device) -> tuple[list[Row], list[nn.Module]]:
+    """The rows, and the models that they share, in fp32: transformers' as it comes, with a cache
+    of fixed size and compiled, and ours with one thing more in each row."""
     from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     ends = {"bos_token_id": None, "eos_token_id": None}  # so that none of them stops early
     theirs = LlamaForCausalLM(LlamaConfig(**{**config.to_dict(), **ends})).eval().to(device)
     ours = from_reference(theirs).to(device)
+    models, cpu = [theirs, ours], device.type == "cpu"
     compiling = CompileConfig()
     compiling._compile_all_devices = True  # as they do by themselves on a GPU
     static = {"cache_implementation": "static", "compile_config": compiling}
@@ -93,73 +108,151 @@ def writers(config: SmolLM2Config, device: torch.device, dtype: torch.dtype) -> 
     def of_ours(model: SmolLM2, **settings) -> Writer:
         return lambda ids, new: generate(model, ids, new, **settings)
 
-    rows = {
-        "transformers": of_transformers(),
-        "transformers, static and compiled": of_transformers(**static),
-        "ours": of_ours(ours),
-    }
-    if device.type == "cpu":
-        ours = prepare_for_decoding(copy.deepcopy(ours))
-        rows["ours, prepared"] = of_ours(ours)
-    rows[f"{list(rows)[-1]}, compiled"] = of_ours(ours, compile=True)
-    ids = torch.randint(config.vocab_size, (2, 32), device=device)
-    want = rows["transformers"](ids, 24)
-    for name, write in rows.items():
-        if not torch.equal(write(ids, 24), want):
-            raise AssertionError(f"{name} gives other ids than transformers: no use in timing")
-    inverse = theirs.model.rotary_emb.inv_freq
-    theirs.to(dtype)
-    ours.to(dtype)
-    theirs.model.rotary_emb.inv_freq = inverse  # which no checkpoint holds in half precision
-    return rows
+    rows = [
+        Row("transformers", of_transformers),
+        Row("transformers, static and compiled", lambda: of_transformers(**static), True, False),
+        Row("ours", lambda: of_ours(ours)),
+    ]
+    best = ours
+    if cpu:
+        best = prepare_for_decoding(copy.deepcopy(ours))
+        models.append(best)
+        rows.append(Row("ours, prepared", lambda: of_ours(best)))
+    name = f"{rows[-1].name}, compiled"
+    rows.append(Row(name, lambda: of_ours(best, compile=True), True, needed=not cpu))
+    if cpu:
+        rows.append(Row("llama.cpp, 4 bits", _llama, needed=False, same=False))
+    return rows, models
+
+
+def _llama() -> Writer:
+    """llama.cpp on the packaged model. ImportError and OSError where it cannot be had."""
+    if (file := in_cache()) is None:
+        raise FileNotFoundError("the packaged model is not here: python -m smol.pretrained")
+    return llama.writer(file)
+
+
+class Writers(NamedTuple):
+    """The rows that are measured, the seconds of their first call, and why others are not."""
+
+    rows: dict[str, Writer]
+    first: dict[str, float]
+    skipped: dict[str, str]
+    others: set[str]  # rows of another model: neither our bytes nor PyTorch's memory
+
+
+def writers(
+    config: SmolLM2Config, device: torch.device, dtype: torch.dtype, run: Run | None = None
+) -> Writers:
+    """The ladder's rows, each after its first call; its models in `dtype` then.
+
+    A row that is not needed is skipped where the rest of the `run` does not suffice for it, or
+    where it cannot be had. AssertionError where one gives other ids than transformers, in fp32.
+    """
+    run, found = run or Run(), Writers({}, {}, {}, set())
+    rows, models = ladder(config, device)
+    ids = torch.randint(config.vocab_size, (1, 32), device=device)
+    long, reserve, want = COMPILES, 0.0, None
+    for row in sorted(rows, key=lambda row: not row.needed):  # those first that are needed
+        needs = long * row.compiled + reserve
+        if not row.needed and run.left() < needs:
+            found.skipped[row.name] = f"{run.left():.0f} s were left, it needs about {needs:.0f}"
+            continue
+        try:
+            write = row.make()
+            seconds, got = _timed(write, ids, 24)
+        except (ImportError, OSError) as error:
+            found.skipped[row.name] = str(error)
+            continue
+        want = got if want is None else want
+        if row.same and not torch.equal(got, want):
+            raise AssertionError(f"{row.name} gives other ids than transformers: no use in timing")
+        found.rows[row.name], found.first[row.name] = write, seconds
+        found.others.update([] if row.same else [row.name])
+        if row.compiled:
+            long = seconds
+        else:
+            reserve += 8 * seconds  # two rounds of some ninety tokens
+        print(f"{row.name}: its first call took {seconds:.1f} s", file=sys.stderr)
+        run.note(first_call={**found.first}, skipped={**found.skipped})
+    run.note(skipped=found.skipped)
+    inverse = models[0].model.rotary_emb.inv_freq
+    for model in models:
+        model.to(dtype)
+    models[0].model.rotary_emb.inv_freq = inverse  # which no checkpoint holds in half precision
+    order = {row.name: found.rows[row.name] for row in rows if row.name in found.rows}
+    return found._replace(rows=order)
+
+
+def _timed(write: Writer, ids: Tensor, new: int) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    got = done(write(ids, new))
+    return time.perf_counter() - start, got
 
 
 def decode(
-    config: SmolLM2Config | None = None, length: int = 64, new: int = 64, rounds: int = 5
+    config: SmolLM2Config | None = None,
+    length: int = 64,
+    new: int = 64,
+    rounds: int = 5,
+    run: Run | None = None,
 ) -> dict:
     """Seconds a token of writing `new` tokens after the first that follows `length` others.
 
     SmolLM2-135M with random weights; on the CPU in fp32, one text at a time; on CUDA in bf16, one
     and 64. In each round each writer writes 1 token and then 1 + `new`; the difference counts.
     The bound is the roofline of this machine's own rates, for the cache in the middle of the run.
+    Where a `run` has little time, there are fewer rounds, and rows are skipped that take long to
+    compile.
     """
-    config = config or SmolLM2Config()
+    config, run = config or SmolLM2Config(), run or Run()
     device, dtype, speeds = rates()
-    rows = writers(config, device, dtype)
+    about = {"flops_per_second": speeds[0], "bytes_per_second": speeds[1]}
+    run.note(**about, dtype=str(dtype)[6:], length=length, new=new)
+    found = writers(config, device, dtype, run)
+    run.note(**_by_position(config, device, dtype, rounds if run.left() > 60 else 1))
     results = []
     for B in (1, 64) if device.type == "cuda" else (1,):
         ids = torch.randint(config.vocab_size, (B, length), device=device)
         runs = {}
-        for name, write in rows.items():
+        for name, write in found.rows.items():
             runs[f"{name}, first"] = partial(_write, write, ids, 1)
             runs[name] = partial(_write, write, ids, 1 + new)
-        seconds = side_by_side(runs, rounds)
-        each = {}
-        for name in rows:
-            pairs = zip(seconds[f"{name}, first"], seconds[name], strict=True)
-            each[name] = [(whole - first) / new for first, whole in pairs]
-        work = decode_work(config, length + new // 2, B, dtype.itemsize)
-        memory = {name: peak_memory(partial(_write, rows[name], ids, 9), device) for name in rows}
-        results += _compared(each, count.roofline(*work, *speeds), memory, B)
-    return {
-        "flops_per_second": speeds[0],
-        "bytes_per_second": speeds[1],
-        "dtype": str(dtype)[6:],
-        "length": length,
-        "new": new,
-        "writers": results,
-        **_by_position(config, device, dtype, rounds),
-    }
+
+        def each(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+            pairs = {name: (seconds[f"{name}, first"], seconds[name]) for name in found.rows}
+            return {
+                name: [(whole - first) / new for first, whole in zip(*both, strict=True)]
+                for name, both in pairs.items()
+            }
+
+        def after(seconds: dict[str, list[float]], B: int = B, each: Callable = each) -> None:
+            so_far = each(seconds)
+            said = (f"{name} {1e3 * times[-1]:.1f}" for name, times in so_far.items())
+            print(f"batch of {B}, ms a token: {', '.join(said)}", file=sys.stderr)
+            run.note(rounds_of={**run.figures.get("rounds_of", {}), str(B): so_far})
+
+        seconds = each(side_by_side(runs, rounds, run, after))
+        bound = count.roofline(*decode_work(config, length + new // 2, B, dtype.itemsize), *speeds)
+        few = {name: partial(_write, write, ids, 9) for name, write in found.rows.items()}
+        memory = {name: peak_memory(work, device) for name, work in few.items()}
+        results += _compared(seconds, bound, memory, B, found)
+        run.note(writers=results)
+    run.figures.pop("rounds_of", None)  # they stand in the rows now
+    run.note()
+    return run.figures
 
 
-def prefill(config: SmolLM2Config | None = None, length: int = 512, rounds: int = 5) -> dict:
+def prefill(
+    config: SmolLM2Config | None = None, length: int = 512, rounds: int = 5, run: Run | None = None
+) -> dict:
     """Seconds to the first token after a prompt of `length`; models and bound as in `decode`."""
     config = config or SmolLM2Config()
     device, dtype, speeds = rates()
-    rows = writers(config, device, dtype)
+    found = writers(config, device, dtype, run)
     ids = torch.randint(config.vocab_size, (1, length), device=device)
-    runs = {name: partial(_write, write, ids, 1) for name, write in rows.items()}
-    seconds = side_by_side(runs, rounds)
+    runs = {name: partial(_write, write, ids, 1) for name, write in found.rows.items()}
+    seconds = side_by_side(runs, rounds, run)
     flops, moved = prefill_work(config, length, 1, dtype.itemsize)
     flops -= (length - 1) * forward_flops(config, 1)["lm_head"]  # only the last logits are made
     memory = {name: peak_memory(run, device) for name, run in runs.items()}
@@ -168,7 +261,8 @@ def prefill(config: SmolLM2Config | None = None, length: int = 512, rounds: int 
         "bytes_per_second": speeds[1],
         "dtype": str(dtype)[6:],
         "length": length,
-        "writers": _compared(seconds, count.roofline(flops, moved, *speeds), memory, 1),
+        "writers": _compared(seconds, count.roofline(flops, moved, *speeds), memory, 1, found),
+        "skipped": found.skipped,
     }
 
 
@@ -177,32 +271,37 @@ def _write(write: Writer, ids: Tensor, new: int) -> None:
 
 
 def _compared(
-    seconds: dict[str, list[float]], bound: float, memory: dict, batch_size: int
+    seconds: dict[str, list[float]], bound: float, memory: dict, batch_size: int, found: Writers
 ) -> list[dict]:
     """A row for each contestant, printed too; AssertionError where one beats the bound."""
     print(
         f"batch of {batch_size}; at least {bound:.4f} s. Memory: at the worst, beside the weights"
     )
-    print(f"{'':36}{'seconds':<30}x transformers  roofline  memory")
+    print(f"{'':36}{'seconds':<30}x transformers  roofline  memory  first call")
     rows = []
     for name, times in seconds.items():
-        expect_slower(name, times, bound)
-        middle = statistics.median(times)
+        middle, ours = statistics.median(times), name not in found.others
+        if ours:
+            expect_slower(name, times, bound)
         row = {
             "name": name,
             "batch_size": batch_size,
             "seconds": times,
             "tokens_per_second": batch_size / middle,
             "speedup": median_ratio(seconds["transformers"], times),
-            "part_of_roofline": bound / middle,
-            "memory": memory[name],
+            "part_of_roofline": bound / middle if ours else None,
+            "memory": memory[name] if ours else None,
+            "first_call": found.first[name],
         }
         rows.append(row)
-        held = "not measured" if row["memory"] is None else f"{row['memory'] / 1e6:.0f} MB"
+        part = f"{bound / middle:.0%}" if ours else ""
+        held = "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f} MB"
         print(
-            f"{name:36}{spread(times, 4):<30}{row['speedup']:14.2f}  "
-            f"{row['part_of_roofline']:8.0%}  {held}"
+            f"{name:36}{spread(times, 4):<30}{row['speedup']:14.2f}  {part:>8}  {held:>6}"
+            f"{found.first[name]:10.1f} s"
         )
+    for name, why in found.skipped.items():
+        print(f"{name:36}skipped: {why}")
     return rows
 
 

@@ -1,5 +1,6 @@
 """Contestants in turn, and what this machine can do at most."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -11,16 +12,57 @@ from torch import Tensor
 from smol.device import choose_device, choose_dtype
 
 
-def side_by_side(contestants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one round that is not counted."""
+class Run:
+    """One benchmark's time, and where its figures go as soon as they are measured."""
+
+    def __init__(self, seconds: float = math.inf, write: Callable[[dict], None] | None = None):
+        self.end, self.write = time.monotonic() + seconds, write
+        self.figures = {}
+
+    def left(self) -> float:
+        """Seconds, none of them below 0."""
+        return max(0.0, self.end - time.monotonic())
+
+    def note(self, **figures) -> None:
+        """Adds to the figures, and writes all that there are."""
+        self.figures |= figures
+        if self.write:
+            self.write(self.figures)
+
+
+def side_by_side(
+    contestants: dict[str, Callable],
+    rounds: int,
+    run: Run | None = None,
+    after: Callable[[dict], None] = lambda seconds: None,
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one round that is not counted.
+
+    With a `run` there are fewer rounds where its time does not suffice, and one at least. `after`
+    each round gets what was measured so far.
+    """
     seconds = {name: [] for name in contestants}
+    longest = 0.0
     for number in range(rounds + 1):
-        for name, run in contestants.items():
+        begin = time.perf_counter()
+        for name, work in contestants.items():
             start = time.perf_counter()
-            run()
+            work()
             if number:
                 seconds[name].append(time.perf_counter() - start)
+        longest = max(longest, time.perf_counter() - begin)
+        if number:
+            after(seconds)
+            if run and run.left() < longest:
+                break
     return seconds
+
+
+def first_time(work: Callable) -> float:
+    """Seconds of the first call, in which a compiler works where there is one."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def spread(seconds: list[float], digits: int = 3) -> str:

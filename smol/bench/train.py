@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smol import count
-from smol.bench.timing import done, matmul_rate, median_ratio, peak_memory, side_by_side, spread
+from smol.bench.timing import (
+    Run,
+    done,
+    matmul_rate,
+    median_ratio,
+    peak_memory,
+    side_by_side,
+    spread,
+)
 from smol.count import flops_per_token
 from smol.device import choose_device, choose_precision
 from smol.pretrained import from_reference
@@ -28,7 +37,8 @@ class Rung(NamedTuple):
     theirs: bool = False  # the model of transformers, its logits in one piece
     chunk: int | None = None  # None: ours too holds all logits at once
     fused: bool = False
-    compile: bool = False
+    compile: bool = False  # its first step takes long
+    needed: bool = True  # measured whatever the time; the others where it suffices
 
     @property
     def product(self) -> str:
@@ -54,8 +64,10 @@ def ladder(device: torch.device) -> list[Rung]:
         more[key] = value
         rows.append(Rung(name, **more))
     plain = {"tf32": more["tf32"], "dtype": dtype, "theirs": True}
-    rows += [Rung("transformers, so too", fused=True, **plain)]
-    return [*rows, rows[-1]._replace(name="transformers, so too, compiled", compile=True)]
+    too = Rung("transformers, so too", fused=True, needed=False, **plain)
+    best = rows[-1].name  # and transformers' and our plain model
+    rows = [row._replace(needed=row.name in ("transformers", "ours", best)) for row in rows]
+    return [*rows, too, too._replace(name="transformers, so too, compiled", compile=True)]
 
 
 class Contestant(NamedTuple):
@@ -64,11 +76,19 @@ class Contestant(NamedTuple):
     rung: Rung
     step: Callable[[], float]
     loss: float  # before the first step
+    first: float  # seconds of the first step
     resident: int  # bytes of the weights and of what the optimizer remembers
 
 
+COMPILES = 40.0  # seconds that a rung takes to compile, until one has shown how many it is here
+
+
 def train(
-    preset: str | None = None, batch_size: int = 0, seq_len: int = 0, rounds: int = 5
+    preset: str | None = None,
+    batch_size: int = 0,
+    seq_len: int = 0,
+    rounds: int = 5,
+    run: Run | None = None,
 ) -> dict:
     """One training step on every rung of the ladder, and transformers' model in the same loop.
 
@@ -76,7 +96,7 @@ def train(
     model's share of the arithmetic (MFU) is taken against a matrix product measured here, in the
     rung's own precision, and of a known chip in bf16 against its data sheet too; its FLOPs count
     full attention. Memory is what one contestant holds at most in a step, weights and optimizer
-    with it.
+    with it. Where a `run` has little time, there are fewer rounds, and rungs are skipped.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -88,22 +108,28 @@ def train(
     torch.manual_seed(0)
     ids = torch.randint(config.vocab_size, (B, T + 1), device=device)
     theirs = LlamaForCausalLM(LlamaConfig(**config.to_dict())).to(device)
-    contestants = _equal_contestants(ladder(device), theirs, ids)
-    seconds = side_by_side({c.rung.name: c.step for c in contestants}, rounds)
-    peaks = {c.rung.name: peak_memory(c.step, device) for c in contestants}
-    rates = _product_rates({c.rung.product for c in contestants}, device)
+    run = run or Run()
     flops = B * T * flops_per_token(config, T)
+    run.note(preset=dataclasses.asdict(config), batch_size=B, seq_len=T, flops_per_step=flops)
+    contestants, skipped = _equal_contestants(ladder(device), theirs, ids, run)
+
+    def after(seconds: dict[str, list[float]]) -> None:
+        said = (f"{name} {times[-1]:.3f}" for name, times in seconds.items())
+        print(f"seconds a step: {', '.join(said)}", file=sys.stderr)
+        run.note(seconds=seconds)
+
+    steps = {c.rung.name: c.step for c in contestants}
+    seconds = side_by_side(steps, rounds, run, after)
+    peaks = {name: peak_memory(step, device) for name, step in steps.items()}
+    rates = _product_rates({c.rung.product for c in contestants}, device)
     rows = _compared(contestants, device, seconds, peaks, rates, B * T, flops)
+    for name, why in skipped.items():
+        print(f"{name:32}skipped: {why}")
     for dtype, rate in rates.items():
         print(f"matrix product, {dtype}: {rate / 1e12:.2f} TFLOP/s measured")
-    return {
-        "preset": dataclasses.asdict(config),
-        "batch_size": B,
-        "seq_len": T,
-        "flops_per_step": flops,
-        "matmul_flops_per_second": rates,
-        "rungs": rows,
-    }
+    del run.figures["seconds"]  # they stand in the rows now
+    run.note(matmul_flops_per_second=rates, rungs=rows, skipped=skipped)
+    return run.figures
 
 
 def training_step(
@@ -137,21 +163,35 @@ def training_step(
     return step, optimizer
 
 
-def _equal_contestants(rungs: list[Rung], theirs: nn.Module, ids: Tensor) -> list[Contestant]:
-    """Each rung after its first step; AssertionError where its loss is not transformers'."""
-    contestants = []
-    for rung in rungs:
+def _equal_contestants(
+    rungs: list[Rung], theirs: nn.Module, ids: Tensor, run: Run
+) -> tuple[list[Contestant], dict[str, str]]:
+    """Each rung after its first step, and why others are skipped: there is no time for them.
+    AssertionError where a loss is not transformers'."""
+    found, skipped, long, reserve = {}, {}, COMPILES, 0.0
+    for rung in sorted(rungs, key=lambda rung: not rung.needed):  # those first that are needed
+        needs = long * rung.compile + reserve
+        if not rung.needed and run.left() < needs:
+            skipped[rung.name] = f"{run.left():.0f} s were left, it needs about {needs:.0f}"
+            continue
         model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(ids.device)
         step, optimizer = training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
+        start = time.perf_counter()
         loss = step()
+        seconds = time.perf_counter() - start
+        if rung.compile:
+            long = seconds
+        else:
+            reserve += 4 * seconds  # two rounds, the memory
         held = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
         resident = sum(tensor.nbytes for tensor in held)
-        contestants.append(Contestant(rung, step, loss, resident))
-        first = contestants[0].loss  # of transformers, in fp32
+        found[rung.name] = Contestant(rung, step, loss, seconds, resident)
+        first = found["transformers"].loss  # in fp32
         if abs(loss - first) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
             raise AssertionError(f"{rung.name} has a loss of {loss}, transformers {first}")
-        print(f"{rung.name}: loss {loss:.4f} in the first step", file=sys.stderr)
-    return contestants
+        print(f"{rung.name}: loss {loss:.4f} in a first step of {seconds:.1f} s", file=sys.stderr)
+        run.note(first_step={name: c.first for name, c in found.items()}, skipped={**skipped})
+    return [found[rung.name] for rung in rungs if rung.name in found], skipped
 
 
 def _product_rates(products: set[str], device: torch.device) -> dict[str, float]:
@@ -175,9 +215,10 @@ def _compared(
 ) -> list[dict]:
     """A row for each contestant, printed too; `tokens` and `flops` are those of one step."""
     chip = count.chip(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    print(f"{'':32}{'a step':<30}{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory")
+    titles = f"{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory  first step"
+    print(f"{'':32}{'a step':<30}{titles}")
     rows = []
-    for rung, _, loss, resident in contestants:
+    for rung, _, loss, first, resident in contestants:
         name, times = rung.name, seconds[rung.name]
         middle, peak = statistics.median(times), peaks[name]
         of_sheet = chip and rung.dtype == "bfloat16"
@@ -190,11 +231,12 @@ def _compared(
             "mfu": flops / middle / rates[rung.product],
             "mfu_of_data_sheet": flops / middle / chip.flops if of_sheet else None,
             "memory": peak and peak + resident,
+            "first_step": first,
         }
         rows.append(row)
         held = f"{row['memory'] / 1e9:.1f} GB" if row["memory"] else "not measured"
         print(
             f"{name:32}{spread(times):<30}{row['tokens_per_second']:9,.0f}  "
-            f"{row['speedup']:14.2f}  {row['mfu']:5.0%}  {held}"
+            f"{row['speedup']:14.2f}  {row['mfu']:5.0%}  {held}  {first:7.1f} s"
         )
     return rows

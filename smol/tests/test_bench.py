@@ -19,10 +19,10 @@ import torch.nn.functional as F
 
 from smol import SmolLM2, SmolLM2Config
 from smol.bench.__main__ import main
-from smol.bench.decode import decode, prefill, roofline, writers
+from smol.bench.decode import _compared, decode, prefill, roofline, writers
 from smol.bench.parity import examine, parity, patients, real, real_patient, summary
 from smol.bench.patient import doctor_of, trained_patient
-from smol.bench.timing import side_by_side, spread
+from smol.bench.timing import Run, side_by_side, spread
 from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
 from smol.bench.train import ladder, train
 from smol.count import cache_bytes, count_parameters, flops_per_token
@@ -49,6 +49,20 @@ def test_contestants_take_turns_and_the_first_round_does_not_count():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
+def test_rounds_end_with_the_time_and_each_is_told_at_once(monkeypatch):
+    now, told = [0.0], []
+
+    def work():
+        now[0] += 2.0
+
+    for clock in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(f"smol.bench.timing.time.{clock}", lambda: now[0])
+    many = side_by_side({"a": work}, 5, Run(7.0), lambda seconds: told.append(len(seconds["a"])))
+    assert many == {"a": [2.0, 2.0]}  # after the third, which makes 6 s, there is no time for one
+    assert told == [1, 2]
+    assert len(side_by_side({"a": work}, 5, Run(0.0))["a"]) == 1  # one at least
+
+
 def test_spread_is_the_median_between_fastest_and_slowest():
     assert spread([3.0, 1.0, 10.0]) == "3.000 s (1.000–10.000)"
 
@@ -66,7 +80,7 @@ def few_stories(monkeypatch):
 
 
 def test_the_tokenizer_benchmark(capsys, monkeypatch, tmp_path, few_stories):
-    small = lambda: tokenizer(rounds=1, vocab_size=300, naive_count=1)  # noqa: E731
+    small = lambda run: tokenizer(rounds=1, vocab_size=300, naive_count=1)  # noqa: E731
     monkeypatch.setattr("smol.bench.__main__.BENCHES", {"tokenizer": small})
     file = tmp_path / "new" / "result.json"
     monkeypatch.setattr(sys, "argv", ["bench", "tokenizer", "--json", str(file)])
@@ -80,16 +94,18 @@ def test_the_tokenizer_benchmark(capsys, monkeypatch, tmp_path, few_stories):
 
 
 def test_a_folder_gets_a_file_for_each_as_soon_as_it_is_measured(monkeypatch, tmp_path):
-    def broken():
+    def broken(run):
+        run.note(rows=[3])
         raise AssertionError("not the same ids")
 
-    benches = {"one": lambda: [1], "two": lambda: 2, "three": broken}
+    benches = {"one": lambda run: [1], "two": lambda run: 2, "three": broken}
     monkeypatch.setattr("smol.bench.__main__.BENCHES", benches)
     monkeypatch.setattr(sys, "argv", ["bench", "all", "--json", str(tmp_path / "new")])
     with pytest.raises(AssertionError, match="not the same ids"):
         main()
     files = {file.name: json.loads(file.read_text()) for file in (tmp_path / "new").iterdir()}
-    assert set(files) == {"one.json", "two.json"}
+    assert set(files) == {"one.json", "two.json", "three.json"}
+    assert files["three.json"]["three"] == {"rows": [3]}  # what it had when it failed
     assert files["one.json"]["one"] == [1] and "two" not in files["one.json"]
     assert files["two.json"]["command"] == "python -m smol.bench all"
 
@@ -100,6 +116,29 @@ def test_unequal_results_are_not_timed(monkeypatch, few_stories):
     monkeypatch.setattr("smol.bench.tokenizer.library_tokenizer", lambda texts, vocab_size: other)
     with pytest.raises(AssertionError, match="our merges are not the library's"):
         tokenizer(rounds=1, vocab_size=300, naive_count=1)
+
+
+def test_benchmarks_share_the_seconds(monkeypatch, capsys, tmp_path):
+    left = []
+    bench = lambda run: left.append(round(run.left())) or {}  # noqa: E731
+    monkeypatch.setattr("smol.bench.__main__.BENCHES", {"one": bench, "two": bench})
+    argv = ["bench", "one", "two", "--seconds", "60", "--json", str(tmp_path / "a.json")]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert main() == 0 and left == [30, 60]  # the first took none of its half
+    command = json.loads((tmp_path / "a.json").read_text())["command"]
+    assert command == "python -m smol.bench one two --seconds 60"
+    monkeypatch.setattr(sys, "argv", ["bench", "one", "--seconds", "0"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "0 seconds: take a number above 0" in capsys.readouterr().err
+
+
+def test_a_gpu_has_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr("smol.bench.__main__.BENCHES", {"one": lambda run: 1})
+    monkeypatch.setattr("smol.bench.__main__.machine", lambda: {"gpu": "NVIDIA H200"})
+    monkeypatch.setattr(sys, "argv", ["bench", "one", "--json", str(tmp_path)])
+    assert main() == 0
+    assert json.loads((tmp_path / "NVIDIA-H200" / "one.json").read_text())["one"] == 1
 
 
 def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
@@ -143,6 +182,23 @@ def test_every_rung_takes_the_same_step(capsys, monkeypatch):
     assert rows["ours"]["mfu"] == pytest.approx(tokens * (flops + vocab) / rate)
     assert all(row["memory"] > 16e6 / 4 for row in rows.values())
     assert "transformers, so too" in capsys.readouterr().out
+
+
+def test_without_time_the_rungs_that_are_needed_stay(capsys, monkeypatch):
+    rungs = [rung._replace(compile=False) for rung in ladder(torch.device("cpu"))]
+    assert [rung.name for rung in rungs if rung.needed] == ["transformers", "ours", "+ compile"]
+    monkeypatch.setattr("smol.bench.train.ladder", lambda device: rungs)
+    written = []
+    result = train("tiny", batch_size=2, seq_len=64, run=Run(0.0, lambda f: written.append({**f})))
+    assert [row["name"] for row in result["rungs"]] == ["transformers", "ours", "+ compile"]
+    assert all(len(row["seconds"]) == 1 and row["first_step"] > 0 for row in result["rungs"])
+    assert list(written[1]["first_step"]) == ["transformers"]  # as soon as it was measured
+    assert written[-2]["seconds"].keys() == {"transformers", "ours", "+ compile"}
+    assert "seconds" not in result and set(result["skipped"]) == {
+        *("+ bf16", "+ fused AdamW", "+ chunked loss"),
+        *("transformers, so too", "transformers, so too, compiled"),
+    }
+    assert "skipped: 0 s were left" in capsys.readouterr().out
 
 
 def test_a_rung_with_another_loss_is_not_timed(monkeypatch):
@@ -217,8 +273,9 @@ def uncompiled(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "compile", lambda run, **settings: run)
             patch.setattr(fast, "_compiled_step", lambda: fast.fixed_step)
-            rows = writers(*args)
-        return {name: write for name, write in rows.items() if "compiled" not in name}
+            found = writers(*args)
+        kept = {k: w for k, w in found.rows.items() if "compiled" not in k and "llama" not in k}
+        return found._replace(rows=kept)
 
     monkeypatch.setattr("smol.bench.decode.writers", quick_writers)
 
@@ -234,6 +291,37 @@ def test_writers_write_the_same_and_are_compared(capsys, uncompiled):
     assert set(result["seconds_by_position"]) == {"64", "1024"}
     assert len(result["seconds_by_position_without_cache"]) == 4
     assert "x transformers" in capsys.readouterr().out
+
+
+def test_without_time_the_writers_that_are_needed_stay(capsys):
+    written = []
+    run = Run(0.0, lambda figures: written.append({**figures}))
+    result = decode(SMALL, length=8, new=4, run=run)
+    assert [row["name"] for row in result["writers"]] == ["transformers", "ours", "ours, prepared"]
+    assert all(len(row["seconds"]) == 1 and row["first_call"] > 0 for row in result["writers"])
+    assert list(written[1]["first_call"]) == ["transformers"]
+    compiled = ["transformers, static and compiled", "ours, prepared, compiled"]
+    assert list(result["skipped"]) == [*compiled, "llama.cpp, 4 bits"]
+    assert "skipped: 0 s were left, it needs about 6" in capsys.readouterr().out
+
+
+def test_what_cannot_be_had_is_skipped_with_its_reason(monkeypatch, uncompiled):
+    def away():
+        raise FileNotFoundError("the packaged model is not here: python -m smol.pretrained")
+
+    monkeypatch.setattr("smol.bench.decode._llama", away)
+    result = prefill(SMALL, length=8, rounds=1)
+    assert result["skipped"]["llama.cpp, 4 bits"].startswith("the packaged model is not here")
+
+
+def test_another_model_is_held_to_no_bound_of_ours(monkeypatch, uncompiled):
+    """Nor to our ids: it has other weights, and fewer bytes."""
+    monkeypatch.setattr("smol.bench.decode._llama", lambda: lambda ids, new: ids)
+    found = writers(SMALL, torch.device("cpu"), torch.float32)
+    assert found.others == {"llama.cpp, 4 bits"}
+    times = {"transformers": [1.0], "llama.cpp, 4 bits": [0.1]}
+    rows = _compared(times, 0.5, dict.fromkeys(times, 10**6), 1, found)
+    assert rows[1]["speedup"] == 10 and rows[1]["part_of_roofline"] is rows[1]["memory"] is None
 
 
 def test_prefill_counts_only_the_last_logits(monkeypatch, uncompiled):

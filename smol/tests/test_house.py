@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -135,6 +136,8 @@ def everything_imported() -> set[str]:
 def test_requirements_name_every_package_that_is_imported():
     """What comes only through others goes when they no longer need it."""
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = "\n".join((text, *project["optional-dependencies"]["dev"]))  # asked for where they are
     named = {name.lower().replace("_", "-") for name in re.findall(r"(?m)^([\w-]+)[<>=]", text)}
     distributions = packages_distributions()
     for module in everything_imported():
