@@ -744,6 +744,9 @@ def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train", "--preset", "small", "--out", str(tmp_path)])
     assert cli.main() == 0
     assert got[1][0] == TrainConfig("small", batch_size=16, learning_rate=3e-3)
+    assert got[1][0].compile is None
+    monkeypatch.setattr(sys, "argv", ["train", "--no-compile", "--out", str(tmp_path)])
+    assert cli.main() == 0 and got[2][0].compile is False
 
 
 def test_the_bar_says_how_it_goes(text, tmp_path, capsys):

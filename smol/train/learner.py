@@ -1,6 +1,7 @@
 """A model and what trains it: one step, on one device or on a share of several."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 from smol.device import Precision
 from smol.model import SmolLM2
 from smol.pretrained import skeleton
+from smol.train.compiled import compiled_blocks, uncompiled
 from smol.train.data import Validation
 from smol.train.evaluation import evaluate
 from smol.train.loss import LossModel
 from smol.train.optimizer import optimizers_of
 from smol.train.ranks import Ranks
 from smol.train.settings import TrainConfig
+
+NOTHING = contextlib.nullcontext()
 
 
 class Learner:
@@ -54,7 +58,19 @@ class Learner:
             self.wrapped = DistributedDataParallel(self.loss_model, device_ids=ids)
         self.optimizers = optimizers_of(self.model, config, fused=device.type == "cuda")
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
-        self.wrapped = torch.compile(self.wrapped) if config.compile else self.wrapped
+        self.compiled = False
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Within, steps are compiled: see `compiled_blocks`. Evaluations and samples are not, nor
+        a batch of other sizes than the settings', as stories that are short make: each new shape
+        would be compiled for itself."""
+        with compiled_blocks(self.loss_model):
+            self.compiled = True
+            try:
+                yield
+            finally:
+                self.compiled = False
 
     @property
     def wanted(self) -> bool:
@@ -71,7 +87,9 @@ class Learner:
         nats = torch.zeros((), device=self.device)
         mine = [self.ranks.share_of(t).to(self.device).chunk(parts) for t in (inputs, labels)]
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
-            with self._autocast(), self._synchronised(number == parts):
+            usual = inputs.size(1) == self.config.seq_len
+            plain = NOTHING if usual else self.uncompiled()
+            with plain, self._autocast(), self._synchronised(number == parts):
                 loss, _ = self.wrapped(x, y)
                 # DDP and FSDP take the mean over processes, and the sum is wanted.
                 self.scaler.scale(loss * self.ranks.size / targets).backward()
@@ -95,7 +113,7 @@ class Learner:
     def evaluate(self, validation: Validation) -> dict:
         """`smol.train.evaluate` of the model as it stands."""
         self.model.eval()
-        with self._autocast():
+        with self.uncompiled(), self._autocast():
             row = evaluate(self.loss_model, validation, self.device)
         self.model.train()
         if self.sharded:  # FSDP keeps the root gathered after a forward, for its backward
@@ -130,6 +148,10 @@ class Learner:
             plain.tie_weights()
         return plain
 
+    def uncompiled(self) -> contextlib.AbstractContextManager:
+        """A context in which compiled blocks run as they are written."""
+        return uncompiled() if self.compiled else NOTHING
+
     def _autocast(self):
         dtype = self.precision.autocast
         return torch.autocast(self.device.type, dtype or torch.float32, enabled=dtype is not None)
@@ -140,4 +162,4 @@ class Learner:
             self.loss_model.set_requires_gradient_sync(now)
         elif self.ranks.size > 1 and not now:
             return self.wrapped.no_sync()
-        return contextlib.nullcontext()
+        return NOTHING

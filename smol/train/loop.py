@@ -27,6 +27,7 @@ from smol.train.checkpoint import (
     save_checkpoint,
     start_from,
 )
+from smol.train.compiled import will_compile
 from smol.train.data import Reading, reading_of
 from smol.train.evaluation import sample
 from smol.train.learner import Learner
@@ -62,8 +63,8 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
         with ranks.agreed():
             device = ranks.own(choose_device(config.device))
             precision = choose_precision(device, config.dtype)
-            if config.compile and device.type == "cpu":
-                check_compiler()
+            if config.compile:
+                check_compiler(device)
             folder, state = start_from(out, config, resume)
         begin = state["step"] if state else 0
         if len(steps := set(ranks.gathered(begin))) > 1:
@@ -89,6 +90,8 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
         if state:
             learner.load_state_dict(state)
             torch.set_rng_state(state["rng"])
+        if will_compile(config, device, learner.model, begin, ranks):
+            held.enter_context(learner.compiling())
         step = _loop(config, out, learner, reading, log, begin)
     return model.eval(), step
 
@@ -174,7 +177,8 @@ def _look(learner: Learner, reading: Reading, progress: Progress, step: int, out
         if row:
             _check_finite("held-out loss", row["val_loss"], step, out)
         if row and not learner.sharded:
-            row["sample"] = sample(learner.model, reading.tokenizer)
+            with learner.uncompiled():
+                row["sample"] = sample(learner.model, reading.tokenizer)
             said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
             progress.say(f"step {step}, {said}")
     return row
