@@ -77,7 +77,7 @@ def test_one_compilation_serves_all_layers_and_steps(counter):
 
 
 def test_a_ninth_run_compiles_as_the_first(counter):
-    """PyTorch refuses a function's ninth shape, whoever had the eight others. (Here: its third.)"""
+    """PyTorch refuses a function's ninth shape, whoever had the eight others. (Here: a third.)"""
     shallow = dataclasses.replace(SMALL, num_hidden_layers=1)
     limits = ("recompile_limit", "cache_size_limit")  # the latter in older ones
     limit = next(name for name in limits if hasattr(torch._dynamo.config, name))

@@ -85,7 +85,7 @@ class Learner:
         """
         targets, parts = (labels != -100).sum().item(), self.config.accumulate
         nats = torch.zeros((), device=self.device)
-        mine = [self.ranks.share_of(t).to(self.device).chunk(parts) for t in (inputs, labels)]
+        mine = [self._here(self.ranks.share_of(t)).chunk(parts) for t in (inputs, labels)]
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
             usual = inputs.size(1) == self.config.seq_len
             plain = NOTHING if usual else self.uncompiled()
@@ -151,6 +151,13 @@ class Learner:
     def uncompiled(self) -> contextlib.AbstractContextManager:
         """A context in which compiled blocks run as they are written."""
         return uncompiled() if self.compiled else NOTHING
+
+    def _here(self, batch: Tensor) -> Tensor:
+        """The batch on this device. From pinned memory a GPU fetches it when it comes to it, and
+        nobody waits: meanwhile the next batch is made."""
+        if self.device.type != "cuda":
+            return batch.to(self.device)
+        return batch.pin_memory().to(self.device, non_blocking=True)
 
     def _autocast(self):
         dtype = self.precision.autocast

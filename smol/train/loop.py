@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -126,7 +127,8 @@ def _loop(
 ) -> int:
     """Steps from `step` to the last one, or to a signal: gives which that was."""
     ranks, batches = learner.ranks, reading.batches
-    with _stopped_by_signals() as stopped, Progress(config, step, shown=bool(log)) as progress:
+    begin, progress = step, Progress(config, step, shown=bool(log))
+    with _stopped_by_signals() as stopped, progress, _garbage_when_asked() as collect:
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
             nats, targets = learner.gradients(*next(batches))
@@ -153,13 +155,15 @@ def _loop(
             if row and log:
                 log.add({"step": step, **row})
             # A signal may reach one process before this step's end, another after it.
-            stop = ranks.any(bool(stopped), learner.device)
+            stop = ranks.any(bool(stopped))
             if stop and not due:
                 _measured(learner, nats, targets, norm, step, out)
             if log and (to_save or stop):
                 log.flush()
             if to_save or stop:
                 _save(config, out, learner, reading, step)
+            if due or step == begin + 1:
+                collect()
             if due:
                 progress.restart_clock()
             if stop and not last:
@@ -221,6 +225,30 @@ def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, st
                 if not weight.isfinite().all():
                     _check_finite(f"weight {name}", weight.abs().max().item(), step, out)
             save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
+
+
+@contextlib.contextmanager
+def _garbage_when_asked() -> Iterator[Callable[[], None]]:
+    """Within, Python looks for garbage only when the function that this yields is called.
+
+    By itself it would do so in the middle of a step, for up to half a second. What is there at the
+    first call, and what a compiler has left is much, is not looked at again.
+    """
+    on, frozen = gc.isenabled(), gc.get_freeze_count()
+
+    def collect() -> None:
+        gc.collect()
+        if gc.get_freeze_count() == frozen:
+            gc.freeze()
+
+    gc.disable()
+    try:
+        yield collect
+    finally:
+        if not frozen:  # what others have frozen stays so
+            gc.unfreeze()
+        if on:
+            gc.enable()
 
 
 def _seen(batches: Windows | Stream | FreshStories) -> str:
