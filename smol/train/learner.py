@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from smol.device import Precision
 from smol.model import SmolLM2
 from smol.pretrained import skeleton
+from smol.train.captured import CapturedStep, captures
 from smol.train.compiled import compiled_blocks, uncompiled
 from smol.train.data import Validation
 from smol.train.evaluation import evaluate
@@ -59,6 +60,7 @@ class Learner:
         self.optimizers = optimizers_of(self.model, config, fused=device.type == "cuda")
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
         self.compiled = False
+        self.captured = CapturedStep(self) if captures(config, device, precision, ranks) else None
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -77,15 +79,29 @@ class Learner:
         """Whether this process is needed where the whole model is: the first one, or its shard."""
         return self.ranks.rank == 0 or self.sharded
 
+    def step(self, inputs: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, int, Tensor]:
+        """`gradients` and `update`, captured where that pays (`captured.py`): what they give."""
+        if self.captured is None or inputs.size(1) != self.config.seq_len:
+            nats, targets = self.gradients(inputs, labels)
+            return nats, targets, self.update(rate)
+        targets = (labels != -100).sum().item()
+        nats, norm = self.captured(self._here(inputs), self._here(labels), targets, rate)
+        return nats, targets, norm
+
     def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Leaves the gradients of a batch's mean loss in the parameters, in `accumulate` parts.
 
         inputs and labels (B, T) are the whole batch's. Gives the sum of -ln p of this process'
         share, (), and the number of targets in the whole batch.
         """
-        targets, parts = (labels != -100).sum().item(), self.config.accumulate
-        nats = torch.zeros((), device=self.device)
-        mine = [self._here(self.ranks.share_of(t)).chunk(parts) for t in (inputs, labels)]
+        targets = (labels != -100).sum().item()
+        mine = (self._here(self.ranks.share_of(t)) for t in (inputs, labels))
+        return self.backward(*mine, targets), targets
+
+    def backward(self, inputs: Tensor, labels: Tensor, targets: int | Tensor) -> Tensor:
+        """`gradients` of this process' share, (B, T) on the device; `targets` is the batch's."""
+        nats, parts = torch.zeros((), device=self.device), self.config.accumulate
+        mine = (t.chunk(parts) for t in (inputs, labels))
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
             usual = inputs.size(1) == self.config.seq_len
             plain = NOTHING if usual else self.uncompiled()
@@ -94,12 +110,16 @@ class Learner:
                 # DDP and FSDP take the mean over processes, and the sum is wanted.
                 self.scaler.scale(loss * self.ranks.size / targets).backward()
             nats += loss.detach()
-        return nats, targets
+        return nats
 
     def update(self, rate: float) -> Tensor:
         """Takes the step at this learning rate, drops the gradients; their norm unclipped, ()."""
         for group in [group for o in self.optimizers for group in o.param_groups]:
             group["lr"] = rate
+        return self.descend()
+
+    def descend(self) -> Tensor:
+        """`update` at the rate that the optimizers have."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -131,6 +151,9 @@ class Learner:
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was taken, in any number of processes."""
         whole = StateDictOptions(full_state_dict=True)
+        for group in state["optimizer"]["param_groups"]:
+            if "fused" in group:  # as it is here, wherever the state was taken
+                group["fused"] = self.optimizers[-1].defaults["fused"]
         set_optimizer_state_dict(self.model, self.optimizers, state["optimizer"], options=whole)
         self.scaler.load_state_dict(state["scaler"])
 
@@ -161,7 +184,9 @@ class Learner:
 
     def _autocast(self):
         dtype = self.precision.autocast
-        return torch.autocast(self.device.type, dtype or torch.float32, enabled=dtype is not None)
+        # A cast that is kept would be gone when a captured step is replayed.
+        how = {"enabled": dtype is not None, "cache_enabled": self.captured is None}
+        return torch.autocast(self.device.type, dtype or torch.float32, **how)
 
     def _synchronised(self, now: bool):
         """A context whose backward pass adds up all processes' gradients, or keeps its own."""

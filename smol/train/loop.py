@@ -131,8 +131,7 @@ def _loop(
     with _stopped_by_signals() as stopped, progress, _garbage_when_asked() as collect:
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
-            nats, targets = learner.gradients(*next(batches))
-            norm = learner.update(rate)
+            nats, targets, norm = learner.step(*next(batches), rate)
             step += 1
             progress.step(targets)
             last, every = step == config.steps, (config.log_every, config.eval_every)
