@@ -2,11 +2,12 @@
 operations on the CPU (`smol.tests.captures`)."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 
-from smol import SmolLM2
+from smol import SmolLM2, stories, train
 from smol.device import Precision
 from smol.lesson.exercise import SMALL
 from smol.tests.captures import Graph, graphs_on_the_cpu
@@ -102,7 +103,7 @@ def test_a_run_goes_on_with_or_without_a_graph(monkeypatch, said, optimizer):
         trained(learner, range(5))
         saved[graph] = copy.deepcopy((learner.model.state_dict(), learner.state_dict()))
     forms = [state["optimizer"]["param_groups"] for _, state in saved.values()]
-    assert forms[0] == forms[1]
+    assert forms[0] == forms[1] and type(forms[0][0]["lr"]) is float
     kinds = [[(t.dtype, t.shape) for t in all_of(learner)] for learner in learners.values()]
     assert kinds[0] == kinds[1]
     want = trained(learners[False], range(5, 9))
@@ -113,6 +114,28 @@ def test_a_run_goes_on_with_or_without_a_graph(monkeypatch, said, optimizer):
         other.load_state_dict(saved[graph][1])
         for a, b in zip(trained(other, range(5, 9)), want, strict=True):
             assert a == pytest.approx(b, **near)
+
+
+def test_a_run_of_captured_steps(monkeypatch, said, tmp_path):
+    """The loop's: looked at, saved and resumed in between. A rate is rounded to fp32 here."""
+    file = tmp_path / "some.jsonl"
+    file.write_text("".join(f'{{"text": "{story}"}}\n' for story in plain_stories(60)), "utf-8")
+    often = {"log_every": 1, "eval_every": 3, "save_every": 5, "learning_rate": 1e-3}
+    config = settings(data=str(file), steps=10, **often)
+    curves = []
+    for graph in (False, True):
+        monkeypatch.setattr(learning, "captures", lambda *about, graph=graph: graph)
+        out = tmp_path / str(graph)
+        train.train(config, out)
+        shutil.rmtree(out / "step-000010")
+        train.train(config, out, resume=True)
+        curves.append([row["loss"] for row in train.read_log(out / "metrics.jsonl")])
+    assert said.count("capture") == 2 and Graph.replays == 7 + 2
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def plain_stories(count: int) -> list[str]:
+    return [story.replace('"', "'").replace("\n", " ") for story in stories.write(count, seed=11)]
 
 
 def test_a_state_of_another_device_keeps_this_ones_way(fused):
