@@ -91,6 +91,16 @@ def test_captured_steps_are_the_steps_to_the_bit(monkeypatch, said, how, precisi
     assert all(p.grad is None for p in captured.model.parameters())
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_graph_keeps_no_casts_of_weights(monkeypatch, said, graph):
+    """Autocast would make them once and drop them: a replay would read what is gone."""
+    monkeypatch.setattr(learning, "captures", lambda *about: graph)
+    learner, kept = new_learner(settings(), Precision(torch.bfloat16, False, False)), []
+    learner.model.register_forward_hook(lambda *a: kept.append(torch.is_autocast_cache_enabled()))
+    trained(learner, range(5))
+    assert kept == [not graph] * (4 if graph else 5)  # three steps and the capture
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", MUON])
 def test_a_run_goes_on_with_or_without_a_graph(monkeypatch, said, optimizer):
     """Five steps of one, four of the other; what is saved has the same form. With Muon they are
