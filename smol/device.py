@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,8 +93,27 @@ def find_compiler() -> str | None:
     return found
 
 
-def check_compiler() -> None:
-    """ValueError, with the remedy, where --compile could not compile for the CPU."""
+def check_compiler(device: torch.device | str = "cpu") -> None:
+    """ValueError, with the remedy, where --compile could not compile for this device.
+
+    For CUDA it takes Triton, which has its own compiler for GPUs of compute capability 7.0 or
+    more.
+    """
+    if torch.device(device).type == "cuda":
+        if find_spec("triton") is None:
+            raise ValueError(
+                "--compile needs Triton, which PyTorch for CUDA brings along on Linux only: "
+                "install it (on Windows triton-windows), or leave --compile out"
+            )
+        if (capability := torch.cuda.get_device_capability(device)) < (7, 0):
+            have = ".".join(map(str, capability))
+            raise ValueError(
+                f"--compile needs a GPU of compute capability 7.0, this one has {have}: leave "
+                "--compile out"
+            )
+        return
+    if torch.device(device).type != "cpu":
+        return
     if find_compiler() is None:
         usual = {"darwin": "clang++", "win32": "cl, of Visual Studio"}.get(sys.platform, "g++")
         told = f", and CXX={os.environ['CXX']!r} is none" if "CXX" in os.environ else ""

@@ -391,26 +391,39 @@ def test_a_second_ctrl_c_stops_at_once(text, tmp_path, monkeypatch):
     assert checkpoints(tmp_path) == []
 
 
+SMALL_CHUNKS = """
+import sys
+from smol.train.loss import LossModel
+LossModel.__init__.__defaults__ = (10,)
+from smol.train.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("how", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
 def test_two_processes_train_as_one_and_one_goes_on(text, tmp_path, whole, how):
     """torchrun, two processes, gloo: the same losses at the same global batch, within 1e-4 (sums
-    in another order, through twelve steps of Adam); a SIGTERM stops both after the same step, and
-    what they saved resumes in one process."""
-    module = command(text, tmp_path, "--accumulate", "2", "--save-every", "100", *how)
+    in another order, through twelve steps of Adam), theirs with the loss in chunks that make their
+    own gradients; a SIGTERM stops both after the same step, and what they saved resumes in one
+    process."""
+    program = tmp_path / "small_chunks.py"
+    program.write_text(SMALL_CHUNKS)
+    out = tmp_path / "out"
+    words = command(text, out, "--accumulate", "2", "--save-every", "100", *how)[3:]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = started([sys.executable, *torchrun, *module[1:]])
-    wait_for_rows(tmp_path, process, 3)
+    process = started([sys.executable, *torchrun, str(program), *words])
+    wait_for_rows(out, process, 3)
     process.terminate()
     _, said = process.communicate()
     if "'Stream' object has no attribute 'record_event'" in said:
         pytest.skip(f"torch {torch.__version__} has FSDP2 for GPUs only")
-    ours, theirs = losses(tmp_path), losses(whole)
+    ours, theirs = losses(out), losses(whole)
     assert 3 <= len(ours) <= 12, said
-    assert [folder.name for folder in checkpoints(tmp_path)] == [f"step-{len(ours):06}"], said
-    train.train(settings(text, accumulate=2), tmp_path, resume=True)
-    assert losses(tmp_path)[: len(ours)] == ours
-    assert [row[0] for row in losses(tmp_path)] == list(range(1, 13))
-    for a, b in zip(losses(tmp_path), theirs, strict=True):
+    assert [folder.name for folder in checkpoints(out)] == [f"step-{len(ours):06}"], said
+    train.train(settings(text, accumulate=2), out, resume=True)
+    assert losses(out)[: len(ours)] == ours
+    assert [row[0] for row in losses(out)] == list(range(1, 13))
+    for a, b in zip(losses(out), theirs, strict=True):
         assert a[1] == pytest.approx(b[1], abs=1e-4)
         assert a[2] == pytest.approx(b[2], abs=1e-3)
 
@@ -731,6 +744,9 @@ def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train", "--preset", "small", "--out", str(tmp_path)])
     assert cli.main() == 0
     assert got[1][0] == TrainConfig("small", batch_size=16, learning_rate=3e-3)
+    assert got[1][0].compile is None
+    monkeypatch.setattr(sys, "argv", ["train", "--no-compile", "--out", str(tmp_path)])
+    assert cli.main() == 0 and got[2][0].compile is False
 
 
 def test_the_bar_says_how_it_goes(text, tmp_path, capsys):

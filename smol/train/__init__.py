@@ -21,9 +21,10 @@ none comes twice; both are judged by the held-out stories of the file.
 
 A setting goes down, and nothing comes back but results: `__main__.py`, `settings.py`, `loop.py`.
 That asks for device and precision (smol/device.py), for a checkpoint to start from and for what is
-read (`data.py`), and makes a `learner.py` of the model, its `loss.py` and its `optimizer.py`. At
-each step it asks `schedule.py` for the rate and the learner for the rest; now and then it hands
-results to `evaluation.py`, `log.py` and `checkpoint.py`.
+read (`data.py`), and makes a `learner.py` of the model, its `loss.py` and its `optimizer.py`,
+compiled (`compiled.py`) and captured (`captured.py`) where that pays. At each step it asks
+`schedule.py` for the rate and the learner for the rest; now and then it hands results to
+`evaluation.py`, `log.py` and `checkpoint.py`.
 """
 
 from smol.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint

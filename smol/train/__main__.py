@@ -43,7 +43,8 @@ def main() -> int:
     parser.add_argument("--schedule", choices=SCHEDULES)
     parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--dtype", choices=DTYPES)
-    parser.add_argument("--compile", action="store_true", default=None)
+    either = argparse.BooleanOptionalAction
+    parser.add_argument("--compile", action=either, help="blocks (default: where it pays)")
     parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
     given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
     out, resume = given.pop("out"), given.pop("resume")

@@ -1,6 +1,7 @@
 """A model and what trains it: one step, on one device or on a share of several."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from smol.device import Precision
 from smol.model import SmolLM2
 from smol.pretrained import skeleton
+from smol.train.captured import CapturedStep, captures
+from smol.train.compiled import compiled_blocks, uncompiled
 from smol.train.data import Validation
 from smol.train.evaluation import evaluate
 from smol.train.loss import LossModel
 from smol.train.optimizer import optimizers_of
 from smol.train.ranks import Ranks
 from smol.train.settings import TrainConfig
+
+NOTHING = contextlib.nullcontext()
 
 
 class Learner:
@@ -54,12 +59,34 @@ class Learner:
             self.wrapped = DistributedDataParallel(self.loss_model, device_ids=ids)
         self.optimizers = optimizers_of(self.model, config, fused=device.type == "cuda")
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
-        self.wrapped = torch.compile(self.wrapped) if config.compile else self.wrapped
+        self.compiled = False
+        self.captured = CapturedStep(self) if captures(config, device, precision, ranks) else None
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Within, steps are compiled: see `compiled_blocks`. Evaluations and samples are not, nor
+        a batch of other sizes than the settings', as stories that are short make: each new shape
+        would be compiled for itself."""
+        with compiled_blocks(self.loss_model):
+            self.compiled = True
+            try:
+                yield
+            finally:
+                self.compiled = False
 
     @property
     def wanted(self) -> bool:
         """Whether this process is needed where the whole model is: the first one, or its shard."""
         return self.ranks.rank == 0 or self.sharded
+
+    def step(self, inputs: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, int, Tensor]:
+        """`gradients` and `update`, captured where that pays (`captured.py`): what they give."""
+        if self.captured is None or inputs.size(1) != self.config.seq_len:
+            nats, targets = self.gradients(inputs, labels)
+            return nats, targets, self.update(rate)
+        targets = (labels != -100).sum().item()
+        nats, norm = self.captured(self._here(inputs), self._here(labels), targets, rate)
+        return nats, targets, norm
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Leaves the gradients of a batch's mean loss in the parameters, in `accumulate` parts.
@@ -67,21 +94,32 @@ class Learner:
         inputs and labels (B, T) are the whole batch's. Gives the sum of -ln p of this process'
         share, (), and the number of targets in the whole batch.
         """
-        targets, parts = (labels != -100).sum().item(), self.config.accumulate
-        nats = torch.zeros((), device=self.device)
-        mine = [self.ranks.share_of(t).to(self.device).chunk(parts) for t in (inputs, labels)]
+        targets = (labels != -100).sum().item()
+        mine = (self._here(self.ranks.share_of(t)) for t in (inputs, labels))
+        return self.backward(*mine, targets), targets
+
+    def backward(self, inputs: Tensor, labels: Tensor, targets: int | Tensor) -> Tensor:
+        """`gradients` of this process' share, (B, T) on the device; `targets` is the batch's."""
+        nats, parts = torch.zeros((), device=self.device), self.config.accumulate
+        mine = (t.chunk(parts) for t in (inputs, labels))
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
-            with self._autocast(), self._synchronised(number == parts):
+            usual = inputs.size(1) == self.config.seq_len
+            plain = NOTHING if usual else self.uncompiled()
+            with plain, self._autocast(), self._synchronised(number == parts):
                 loss, _ = self.wrapped(x, y)
                 # DDP and FSDP take the mean over processes, and the sum is wanted.
                 self.scaler.scale(loss * self.ranks.size / targets).backward()
             nats += loss.detach()
-        return nats, targets
+        return nats
 
     def update(self, rate: float) -> Tensor:
         """Takes the step at this learning rate, drops the gradients; their norm unclipped, ()."""
         for group in [group for o in self.optimizers for group in o.param_groups]:
             group["lr"] = rate
+        return self.descend()
+
+    def descend(self) -> Tensor:
+        """`update` at the rate that the optimizers have."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -95,7 +133,7 @@ class Learner:
     def evaluate(self, validation: Validation) -> dict:
         """`smol.train.evaluate` of the model as it stands."""
         self.model.eval()
-        with self._autocast():
+        with self.uncompiled(), self._autocast():
             row = evaluate(self.loss_model, validation, self.device)
         self.model.train()
         if self.sharded:  # FSDP keeps the root gathered after a forward, for its backward
@@ -113,6 +151,9 @@ class Learner:
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was taken, in any number of processes."""
         whole = StateDictOptions(full_state_dict=True)
+        for group in state["optimizer"]["param_groups"]:
+            if "fused" in group:  # as it is here, wherever the state was taken
+                group["fused"] = self.optimizers[-1].defaults["fused"]
         set_optimizer_state_dict(self.model, self.optimizers, state["optimizer"], options=whole)
         self.scaler.load_state_dict(state["scaler"])
 
@@ -130,9 +171,22 @@ class Learner:
             plain.tie_weights()
         return plain
 
+    def uncompiled(self) -> contextlib.AbstractContextManager:
+        """A context in which compiled blocks run as they are written."""
+        return uncompiled() if self.compiled else NOTHING
+
+    def _here(self, batch: Tensor) -> Tensor:
+        """The batch on this device. From pinned memory a GPU fetches it when it comes to it, and
+        nobody waits: meanwhile the next batch is made."""
+        if self.device.type != "cuda":
+            return batch.to(self.device)
+        return batch.pin_memory().to(self.device, non_blocking=True)
+
     def _autocast(self):
         dtype = self.precision.autocast
-        return torch.autocast(self.device.type, dtype or torch.float32, enabled=dtype is not None)
+        # A cast that is kept would be gone when a captured step is replayed.
+        how = {"enabled": dtype is not None, "cache_enabled": self.captured is None}
+        return torch.autocast(self.device.type, dtype or torch.float32, **how)
 
     def _synchronised(self, now: bool):
         """A context whose backward pass adds up all processes' gradients, or keeps its own."""
@@ -140,4 +194,4 @@ class Learner:
             self.loss_model.set_requires_gradient_sync(now)
         elif self.ranks.size > 1 and not now:
             return self.wrapped.no_sync()
-        return contextlib.nullcontext()
+        return NOTHING

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from smol.train.checkpoint import (
     save_checkpoint,
     start_from,
 )
+from smol.train.compiled import will_compile
 from smol.train.data import Reading, reading_of
 from smol.train.evaluation import sample
 from smol.train.learner import Learner
@@ -62,8 +64,8 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
         with ranks.agreed():
             device = ranks.own(choose_device(config.device))
             precision = choose_precision(device, config.dtype)
-            if config.compile and device.type == "cpu":
-                check_compiler()
+            if config.compile:
+                check_compiler(device)
             folder, state = start_from(out, config, resume)
         begin = state["step"] if state else 0
         if len(steps := set(ranks.gathered(begin))) > 1:
@@ -89,6 +91,8 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
         if state:
             learner.load_state_dict(state)
             torch.set_rng_state(state["rng"])
+        if will_compile(config, device, learner.model, begin, ranks):
+            held.enter_context(learner.compiling())
         step = _loop(config, out, learner, reading, log, begin)
     return model.eval(), step
 
@@ -123,11 +127,11 @@ def _loop(
 ) -> int:
     """Steps from `step` to the last one, or to a signal: gives which that was."""
     ranks, batches = learner.ranks, reading.batches
-    with _stopped_by_signals() as stopped, Progress(config, step, shown=bool(log)) as progress:
+    begin, progress = step, Progress(config, step, shown=bool(log))
+    with _stopped_by_signals() as stopped, progress, _garbage_when_asked() as collect:
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
-            nats, targets = learner.gradients(*next(batches))
-            norm = learner.update(rate)
+            nats, targets, norm = learner.step(*next(batches), rate)
             step += 1
             progress.step(targets)
             last, every = step == config.steps, (config.log_every, config.eval_every)
@@ -150,13 +154,15 @@ def _loop(
             if row and log:
                 log.add({"step": step, **row})
             # A signal may reach one process before this step's end, another after it.
-            stop = ranks.any(bool(stopped), learner.device)
+            stop = ranks.any(bool(stopped))
             if stop and not due:
                 _measured(learner, nats, targets, norm, step, out)
             if log and (to_save or stop):
                 log.flush()
             if to_save or stop:
                 _save(config, out, learner, reading, step)
+            if due or step == begin + 1:
+                collect()
             if due:
                 progress.restart_clock()
             if stop and not last:
@@ -174,7 +180,8 @@ def _look(learner: Learner, reading: Reading, progress: Progress, step: int, out
         if row:
             _check_finite("held-out loss", row["val_loss"], step, out)
         if row and not learner.sharded:
-            row["sample"] = sample(learner.model, reading.tokenizer)
+            with learner.uncompiled():
+                row["sample"] = sample(learner.model, reading.tokenizer)
             said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
             progress.say(f"step {step}, {said}")
     return row
@@ -217,6 +224,30 @@ def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, st
                 if not weight.isfinite().all():
                     _check_finite(f"weight {name}", weight.abs().max().item(), step, out)
             save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
+
+
+@contextlib.contextmanager
+def _garbage_when_asked() -> Iterator[Callable[[], None]]:
+    """Within, Python looks for garbage only when the function that this yields is called.
+
+    By itself it would do so in the middle of a step, for up to half a second. What is there at the
+    first call, and what a compiler has left is much, is not looked at again.
+    """
+    on, frozen = gc.isenabled(), gc.get_freeze_count()
+
+    def collect() -> None:
+        gc.collect()
+        if gc.get_freeze_count() == frozen:
+            gc.freeze()
+
+    gc.disable()
+    try:
+        yield collect
+    finally:
+        if not frozen:  # what others have frozen stays so
+            gc.unfreeze()
+        if on:
+            gc.enable()
 
 
 def _seen(batches: Windows | Stream | FreshStories) -> str:

@@ -1,7 +1,7 @@
 """What takes the step: AdamW, or Muon with it, and which weights decay."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smol.train.settings import TrainConfig
 
@@ -13,6 +13,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+class Muon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):
+    """PyTorch's, whose rate may be a tensor: a captured step would keep a number for ever."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        if not any(isinstance(group["lr"], Tensor) for group in self.param_groups):
+            return super().step(closure)
+        own = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        weights = [[p.clone() for p in group["params"]] for group in self.param_groups]
+        for group in self.param_groups:  # a step of rate 1 from nothing is the direction
+            group["lr"], group["weight_decay"] = 1.0, 0.0
+            torch._foreach_zero_(group["params"])
+        super().step(closure)
+        for group, old, (rate, decay) in zip(self.param_groups, weights, own, strict=True):
+            group["lr"], group["weight_decay"] = rate, decay
+            for p, before in zip(group["params"], old, strict=True):
+                p.mul_(rate).add_(before * (1 - rate * decay))
 
 
 def optimizers_of(
@@ -32,6 +51,6 @@ def optimizers_of(
     matrices = [p for p in model.parameters() if not any(p is other for other in rest)]
     muon = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     return [
-        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon),
+        Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon),
         torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
     ]

@@ -34,11 +34,14 @@ class Ranks(NamedTuple):
             dist.all_reduce(value)
         return value
 
-    def any(self, here: bool, device: torch.device) -> bool:
-        """Whether it is so in one of the processes: the same answer in each of them."""
+    def any(self, here: bool) -> bool:
+        """Whether it is so in one of the processes: the same answer in each of them.
+
+        They agree by way of the CPU: to ask a GPU would be to wait for all that it has to do.
+        """
         if self.size == 1:
             return here
-        return self.sum(torch.tensor(float(here), device=device)).item() > 0
+        return self.sum(torch.tensor(float(here))).item() > 0
 
     def share_of(self, batch: Tensor) -> Tensor:
         """This process' rows of a batch (B, …) that all of them have drawn."""

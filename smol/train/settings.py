@@ -82,7 +82,7 @@ CHECKS = {
     "dtype": _among(DTYPES),
     "tokenizer": lambda name, value: None if value is None else named(name, value),
     "device": _among(DEVICES),
-    "compile": flag,
+    "compile": lambda name, value: None if value is None else flag(name, value),
     "fsdp": flag,
     "log_every": whole,
     "eval_every": whole,
@@ -98,8 +98,10 @@ class TrainConfig:
     The defaults are those of "tiny": the command takes batch_size, seq_len and learning_rate from
     its preset, whoever makes a TrainConfig gives them. `batch_size` is the number of windows a
     step, in all; `accumulate` cuts it into that many parts, one after another, to save memory.
-    `warmup` and `decay` are parts of `steps`. Raises ValueError, naming the setting, for what no
-    run could use; what it keeps can be saved (of a Path the text, of NumPy's numbers Python's).
+    `warmup` and `decay` are parts of `steps`. With `compile` None blocks are compiled where it
+    pays: on CUDA, where 3e15 FLOPs or more are to come (6 × parameters × tokens; of SmolLM2-135M
+    3.7 million tokens). Raises ValueError, naming the setting, for what no run could use; what it
+    keeps can be saved (of a Path the text, of NumPy's numbers Python's).
     """
 
     preset: str = "tiny"
@@ -121,7 +123,7 @@ class TrainConfig:
     tokenizer: str | None = None
     # -----
     device: str = "auto"
-    compile: bool = False
+    compile: bool | None = None
     fsdp: bool = False
     log_every: int = 10
     eval_every: int = 100
