@@ -5,7 +5,6 @@ import dataclasses
 import random
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ from smol import BPETokenizer, SmolLM2, load_pretrained, save_pretrained
 from smol.generate import __main__ as command
 from smol.generate import (
     chat,
-    fast,
     generate,
     generate_steps,
     keep_min_p,
@@ -487,91 +485,7 @@ def test_chat_asks_by_the_template_and_ends_at_its_token(tokenizer, monkeypatch)
     assert asked["stop_ids"] == ends and asked["top_k"] == 3
 
 
-# -- one step of always the same shapes -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("slide", [False, True])
-def test_fixed_steps_give_the_ids_of_growing_ones(monkeypatch, padded, slide):
-    model = from_reference(tiny_reference(max_position_embeddings=40))
-    ids, mask = prompts_of_unequal_length(5)
-    settings = {"attention_mask": mask if padded else None, "slide": slide}
-    new = 90 if slide else 29
-    want = generate(model, ids, new, **settings)
-    monkeypatch.setattr(stepping, "captures", lambda device: True)
-    monkeypatch.setattr(fast.FixedStep, "_capture", lambda step: setattr(step, "graph", step))
-    monkeypatch.setattr(
-        fast.FixedStep,
-        "replay",
-        lambda step: setattr(step, "logits", step._run()),
-        raising=False,
-    )
-    assert torch.equal(generate(model, ids, new, **settings), want)
-
-
-def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
-    """PyTorch's part replaced: what is captured, how often, on which stream."""
-    calls = []
-
-    class Stream:
-        def wait_stream(self, other):
-            calls.append("wait")
-
-    class Graph:
-        def replay(self):
-            calls.append("replay")
-            step.logits.copy_(step._run())
-
-    @contextmanager
-    def noted(name):
-        calls.append(name)
-        yield
-
-    main = Stream()
-    for name, fake in (
-        ("Stream", Stream),
-        ("CUDAGraph", Graph),
-        ("current_stream", lambda: main),
-        ("stream", lambda stream: noted("aside")),
-        ("graph", lambda graph: noted("capture")),
-    ):
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(stepping, "captures", lambda device: True)
-    made = fast.FixedStep.__init__
-
-    def init(self, *args):
-        nonlocal step
-        step = self
-        made(self, *args)
-
-    step = None
-    monkeypatch.setattr(fast.FixedStep, "__init__", init)
-    got = generate(ours, ids, 6)
-    monkeypatch.undo()
-    assert torch.equal(got, generate(ours, ids, 6))
-    assert calls == ["wait", "aside", "wait", "capture", *["replay"] * 5]
-
-
-def test_only_cuda_captures():
-    assert fast.captures(torch.device("cuda", 0))
-    assert not fast.captures(torch.device("cpu")) and not fast.captures(torch.device("mps"))
-
-
-def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ours, ids):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(fast.fixed_step, fullgraph=True, dynamic=False, backend=backend)
-    monkeypatch.setattr(fast, "_compiled_step", lambda: compiled)
-    want = generate(ours, ids, 30)
-    assert torch.equal(generate(ours, ids, 30, compile=True), want)
-    assert len(graphs) == 1
-    assert torch.equal(generate(ours, ids, 30, compile=True), want)
-    assert len(graphs) == 1
-    torch._dynamo.reset()
+# -- prepared for a CPU ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
