@@ -183,6 +183,7 @@ class FixedSteps:
     def begin(self) -> None:
         """For a new text: the cache is empty, and weights are what they now are."""
         self.cache.reset()
+        self.hide(None)
         for part, source in self.copies:
             part.copy_(source)
 

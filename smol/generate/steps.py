@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from smol.checks import flag, shown, token_ids, whole
 from smol.device import check_compiler
 from smol.generate.fixed import AHEAD, FixedSteps, captures, fits, fixed_steps, likeliest
+from smol.generate.memory import Memory
 from smol.generate.sampling import check_settings, draw, penalise, reshape
 from smol.model import KVCache, SmolLM2, causal_mask
 
@@ -64,6 +65,7 @@ def generate_steps(
     attention_mask: Tensor | None = None,
     slide: bool = False,
     compile: bool = False,
+    memory: Memory | None = None,
 ) -> Iterator[Step]:
     """Yields a `Step` for each new token after `input_ids` (B, T) int64.
 
@@ -76,7 +78,7 @@ def generate_steps(
     before one is looked at, so that a few are drawn in vain where a text ends. compile=True
     compiles the step first, on any device: once for all layers, and for each rounded-up length of
     text. The model keeps the captured step for the next call. Weights are read as they are when a
-    call begins.
+    call begins. With a `memory` what the last text had in common with this one is not read again.
 
     A generator: at its first step it raises ValueError for settings of another type or out of
     range (a temperature or penalty that fp32 cannot divide by among them), an empty prompt, ids
@@ -86,34 +88,41 @@ def generate_steps(
     check_settings(temperature, top_k, top_p, min_p, repetition_penalty)
     _check_flags(use_cache=use_cache, slide=slide, compile=compile)
     _check_prompt(model, input_ids, max_new_tokens, attention_mask, generator, slide)
+    _check_memory(memory, input_ids, attention_mask, use_cache)
     ending = _Ending(as_stop_ids(stop_ids, model.config.vocab_size), input_ids)
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
     choose = partial(_choose, generator, temperature, top_k, top_p, min_p, repetition_penalty)
     plain = temperature == 0 and repetition_penalty == 1
     length = input_ids.size(1) + max_new_tokens
-    with _reader(model, length, len(input_ids), attention_mask, use_cache, compile) as read:
-        ids = input_ids
+    with _reader(model, input_ids, length, attention_mask, use_cache, compile, memory) as read:
         # What the repetition penalty has seen: a real token stands in for padding, which is none.
-        seen = ids if attention_mask is None else ids.where(attention_mask, ids[:, -1:])
-        while ids.size(1) < length:
-            count = min(length - ids.size(1), read.ahead(ids.size(1)))
-            if plain and count == AHEAD:
-                new, logprobs, totals = read.likeliest(ids)
-            else:
-                new, logprobs, totals = _made(read, choose, ids, seen, count)
-            new, logprobs, over = ending(new, logprobs)
-            looked = torch.stack((totals.isfinite().all(0), over)).tolist()
-            for column, (sound, last) in enumerate(zip(*looked, strict=True)):
-                if not sound:
-                    raise ValueError(
-                        f"the logits after {ids.size(1) + column} tokens are NaN or infinite: the "
-                        "weights are damaged, or too large for their dtype (load them as float32)"
-                    )
-                yield Step(new[:, column], logprobs[:, column])
-                if last:
-                    return
-            ids, seen = (torch.cat((old, new), dim=1) for old in (ids, seen))
+        seen = input_ids
+        if attention_mask is not None:
+            seen = seen.where(attention_mask, seen[:, -1:])
+        yield from _steps(read, choose, plain, ending, input_ids, seen, length)
+
+
+def _steps(read, choose, plain: bool, ending, ids: Tensor, seen: Tensor, length: int) -> Iterator:
+    while ids.size(1) < length:
+        count = min(length - ids.size(1), read.ahead(ids.size(1)))
+        if plain and count == AHEAD:
+            new, logprobs, totals = read.likeliest(ids)
+        else:
+            new, logprobs, totals = _made(read, choose, ids, seen, count)
+        new, logprobs, over = ending(new, logprobs)
+        looked = torch.stack((totals.isfinite().all(0), over)).tolist()
+        before, (ids, seen) = ids.size(1), (torch.cat((old, new), dim=1) for old in (ids, seen))
+        for column, (sound, last) in enumerate(zip(*looked, strict=True)):
+            if not sound:
+                raise ValueError(
+                    f"the logits after {before + column} tokens are NaN or infinite: the weights "
+                    "are damaged, or too large for their dtype (load them as float32)"
+                )
+            read.text = ids[:, : before + column + 1]
+            yield Step(new[:, column], logprobs[:, column])
+            if last:
+                return
 
 
 def _made(read, choose, ids: Tensor, seen: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -207,10 +216,10 @@ def unplanned():
 
 
 @contextmanager
-def _reader(model, length: int, batch_size: int, real, use_cache: bool, compile: bool) -> Iterator:
+def _reader(model, ids, length: int, real, use_cache: bool, compile: bool, memory) -> Iterator:
     """A `_Reader` of texts that grow to `length`, by the quickest steps that there are for it."""
-    device, room = model.embed_tokens.weight.device, model.config.max_position_embeddings
-    length = min(room, length)
+    device, room = ids.device, model.config.max_position_embeddings
+    B, length = len(ids), min(room, length)
     if compile and use_cache:
         if device.type == "cpu":
             check_compiler()
@@ -221,11 +230,25 @@ def _reader(model, length: int, batch_size: int, real, use_cache: bool, compile:
             )
     if not use_cache:
         yield _Reader(model, real, None, None)
-    elif (compile or captures(device)) and fits(model):
-        with fixed_steps(model, batch_size, length, compile) as steps:
-            yield _Reader(model, real, steps.cache, steps)
-    else:
-        yield _Reader(model, real, model.new_cache(batch_size, length), None)
+        return
+    captured = (compile or captures(device)) and fits(model)
+    with fixed_steps(model, B, length, compile) if captured else nullcontext() as steps:
+        cache = steps.cache if captured else model.new_cache(B, length)
+        read = _Reader(model, real, cache, steps)
+        if memory is None:
+            yield read
+            return
+        if ids.size(1) <= room:
+            memory.recall(model, ids, cache)
+        memory.forget()
+        try:
+            yield read
+        except Exception:
+            read.text = None
+            raise
+        finally:
+            if read.text is not None and read.start == 0:
+                memory.keep(model, read.text, cache)
 
 
 class _Reader:
@@ -234,6 +257,7 @@ class _Reader:
     def __init__(self, model, real, cache: KVCache | None, steps: FixedSteps | None):
         self.model, self.real, self.cache, self.steps = model, real, cache, steps
         self.room, self.start = model.config.max_position_embeddings, 0
+        self.text: Tensor | None = None  # (B, T), as far as anybody has got it
 
     def begins(self, T: int) -> int:
         """Where the window begins that is read of a text of T columns."""
@@ -244,7 +268,7 @@ class _Reader:
     def ahead(self, T: int) -> int:
         """How many tokens may be made, after T columns, before anybody looks at them."""
         start = self.begins(T)
-        if self.steps is None or not self.cache.length or start != self.start:
+        if self.steps is None or start != self.start or self.cache.length != T - start - 1:
             return 1
         return min(AHEAD, self.room - (T - start) + 1)
 
@@ -258,7 +282,7 @@ class _Reader:
             cache.reset()
         self.start = start
         new = ids[:, start + (cache.length if cache is not None else 0) :]
-        if self.steps is not None and cache.length:
+        if self.steps is not None and cache.length and new.size(1) == 1:
             return self.steps.logits(new)
         if real is not None:
             more = real.new_ones(len(real), ids.size(1) - real.size(1))
@@ -275,6 +299,18 @@ class _Reader:
 def _check_flags(**flags: bool) -> None:
     for name, value in flags.items():
         flag(name, value)
+
+
+def _check_memory(memory, ids: Tensor, attention_mask, use_cache: bool) -> None:
+    if memory is None:
+        return
+    if not isinstance(memory, Memory):
+        raise ValueError(f"the memory must be a smol.generate.Memory, got {shown(memory)}")
+    if len(ids) > 1 or attention_mask is not None or not use_cache:
+        raise ValueError(
+            "a memory is for one text, without padding, and for what the cache keeps: leave out "
+            "attention_mask and use_cache=False, or the memory"
+        )
 
 
 def _check_prompt(
