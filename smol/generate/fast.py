@@ -1,5 +1,9 @@
 """The same model in less time on a CPU: one token times columns, in threads."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from time import perf_counter
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,14 +30,45 @@ class ColumnLinear(nn.Linear):
 
 
 def prepare_for_decoding(model: SmolLM2) -> SmolLM2:
-    """The same model, in place, its Linear layers made `ColumnLinear`: for a CPU.
+    """The same model, in place, with those Linear layers made `ColumnLinear` that gain by it: for
+    a CPU.
 
-    There a product of a matrix with one vector runs on one thread, and down the columns faster
-    than along the rows: see `python -m smol.bench decode`. Values, shapes and names stay; sums
+    On some processors a product of a matrix with one vector runs on one thread, and down the
+    columns faster than along the rows; on others it is the other way round. So each shape is
+    tried, for some hundredths of a second: see `columns_pay`. Values, shapes and names stay; sums
     run in another order, so the last bits differ. After `torch.set_num_threads`: once more.
     """
+    threads, shapes = torch.get_num_threads(), defaultdict(list)
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()
-            module.__class__, module.threads = ColumnLinear, torch.get_num_threads()
+        if type(module) in (nn.Linear, ColumnLinear) and module.bias is None:
+            shapes[module.weight.shape].append(module)
+    for modules in shapes.values():
+        pays = columns_pay([module.weight.detach() for module in modules], threads)
+        for module in modules:
+            weight = module.weight.data
+            module.weight.data = weight.t().contiguous().t() if pays else weight.contiguous()
+            module.__class__ = ColumnLinear if pays else nn.Linear
+            module.threads = threads
     return model
+
+
+ENOUGH = 64e6  # bytes that no cache holds: a token's weights always come from memory
+GAIN = 1.1  # below it the trial may be chance
+
+
+@torch.no_grad()
+def columns_pay(weights: Sequence[Tensor], threads: int) -> bool:
+    """Whether one token is multiplied by weights of this shape at least GAIN times faster down
+    the columns, by the best of three rounds over ENOUGH of them."""
+    many = weights[: max(1, int(ENOUGH // weights[0].nbytes))]
+    ways = [w.contiguous() for w in many], [w.t().contiguous().t() for w in many]
+    x = many[0].new_ones(1, 1, many[0].size(1))
+
+    def seconds(way: Sequence[Tensor]) -> float:
+        start = perf_counter()
+        for weight in way:
+            product(x, weight, threads)
+        return perf_counter() - start
+
+    rows, columns = zip(*([seconds(way) for way in ways] for _ in range(3)), strict=True)
+    return min(rows) > GAIN * min(columns)

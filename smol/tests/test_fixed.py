@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smol import SmolLM2, load_pretrained
-from smol.generate import fixed, generate, generate_steps, prepare_for_decoding
+from smol.generate import fast, fixed, generate, generate_steps, prepare_for_decoding
 from smol.generate import steps as stepping
 from smol.generate.sampling import draw
 from smol.pretrained import SHIPPED, from_reference
@@ -267,7 +267,8 @@ def test_sizes():
     assert fixed.rounded(1500, 1600) == 1600 and fixed.rounded(3, 512) == 512
 
 
-def test_a_prepared_model_is_compiled_as_it_is(counted):
+def test_a_prepared_model_is_compiled_as_it_is(counted, monkeypatch):
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     model = prepare_for_decoding(model_of())
     ids = torch.tensor([[1, 2, 3]])
     with fixed.fixed_steps(model, 1, 40, True) as steps:

@@ -23,6 +23,7 @@ from smol import BPETokenizer, SmolLM2, load_pretrained, save_pretrained
 from smol.generate import __main__ as command
 from smol.generate import (
     chat,
+    fast,
     generate,
     generate_steps,
     keep_min_p,
@@ -494,6 +495,7 @@ def test_a_model_prepared_for_decoding_is_the_same_model(
     changes, threads, ids, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     reference = tiny_reference(**changes)
     ours = prepare_for_decoding(from_reference(reference))
     head, table = ours.lm_head.weight, ours.embed_tokens.weight
@@ -516,6 +518,7 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: shapes.append(b.shape) or product(a, b))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     layer = prepare_for_decoding(copy.deepcopy(ours)).layers[0].mlp
     with torch.no_grad():
         layer.up_proj(torch.randn(1, 1, 48))
@@ -525,6 +528,57 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
         layer.up_proj.threads = 3
         layer.up_proj(torch.randn(1, 1, 48))
     assert shapes == [(2, 48, 40)]
+
+
+@pytest.mark.parametrize("slower", ["rows", "columns", "neither"])
+def test_a_trial_decides_for_each_shape(monkeypatch, ours, ids, slower):
+    """On a made-up clock: a product with the up projection takes longer one of the two ways."""
+    clock, product = [0.0], fast.product
+
+    def timed(x, weight, threads):
+        way = "columns" if weight.stride(0) == 1 else "rows"
+        slow = weight.shape == (80, 48) and way == slower
+        clock[0] += 1.2 if slow else 1.0 if weight.shape == (80, 48) or way == "rows" else 0.95
+        return product(x, weight, threads)
+
+    monkeypatch.setattr(fast, "product", timed)
+    monkeypatch.setattr(fast, "perf_counter", lambda: clock[0])
+    model = prepare_for_decoding(copy.deepcopy(ours))
+    made = [name for name, m in model.named_modules() if isinstance(m, fast.ColumnLinear)]
+    layers = range(ours.config.num_hidden_layers)
+    both = [f"layers.{i}.mlp.{name}_proj" for i in layers for name in ("gate", "up")]
+    assert made == (both if slower == "rows" else [])  # a gain of a twentieth may be chance
+    assert all(p.stride(0) != 1 for n, p in model.named_parameters() if "down" in n)
+    assert torch.equal(generate(model, ids[:1], 20), generate(ours, ids[:1], 20))
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: False)
+    prepare_for_decoding(model)  # on another processor, say
+    assert not any(isinstance(m, fast.ColumnLinear) for m in model.modules())
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+def test_what_is_no_plain_linear_is_not_prepared(monkeypatch, ours):
+    class Other(torch.nn.Linear):
+        pass
+
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
+    model = copy.deepcopy(ours)
+    model.layers[0].mlp.up_proj = Other(48, 80, bias=False)
+    model.layers[0].mlp.gate_proj = torch.nn.Linear(48, 80)
+    prepare_for_decoding(model)
+    mlp = model.layers[0].mlp
+    assert [type(m) for m in mlp.children()] == [torch.nn.Linear, Other, fast.ColumnLinear]
+
+
+def test_the_trial_reads_more_than_a_cache_holds(monkeypatch):
+    """Of small weights as many as make up ENOUGH, of a large one itself."""
+    seen = []
+    monkeypatch.setattr(fast, "product", lambda x, weight, threads: seen.append(weight))
+    monkeypatch.setattr(fast, "ENOUGH", 4 * 600 * 3)
+    fast.columns_pay([torch.ones(20, 30) for _ in range(9)], 2)
+    assert len(seen) == 2 * 3 * 3
+    seen.clear()
+    fast.columns_pay([torch.ones(200, 300)], 2)
+    assert len(seen) == 2 * 3
 
 
 # -- what a user may get wrong --------------------------------------------------------------------
