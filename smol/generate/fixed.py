@@ -267,7 +267,8 @@ def fixed_steps(model: SmolLM2, batch_size: int, length: int, compile: bool) -> 
     steps = _kept.pop(model, None)
     if steps is None or steps.likeness != likeness(model, batch_size, size, compile):
         steps = None  # its memory is free before more is taken
-        steps = FixedSteps(model, batch_size, size, compile)
+        with torch.inference_mode(False):  # in which nothing could be kept for other calls
+            steps = FixedSteps(model, batch_size, size, compile)
     steps.begin()
     try:
         yield steps
