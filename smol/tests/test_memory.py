@@ -130,6 +130,7 @@ def test_tokens_made_ahead_of_a_look_are_no_part_of_the_text(model, read, captur
     stop = free[12]
     said = new(model, first, 30, memory=memory, stop_ids=[stop])
     assert said == free[: free.index(stop) + 1]
+    assert memory.k.shape[3] == len(memory.ids) == 5 + len(said)
     text = torch.cat((first, ids_of(*said, 9, 2)), dim=1)
     got = new(model, text, 30, memory=memory)
     assert got == new(model, text, 30)
