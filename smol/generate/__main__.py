@@ -11,6 +11,7 @@ import torch
 from smol.checks import named, path, seed, whole
 from smol.device import DEVICES, DTYPES, check_compiler, choose_device, choose_dtype
 from smol.generate.fast import prepare_for_decoding
+from smol.generate.memory import Memory
 from smol.generate.sampling import check_settings
 from smol.generate.text import as_stop, chat_ends_of, stream
 from smol.model import SmolLM2
@@ -95,6 +96,7 @@ def _run(args: argparse.Namespace) -> None:
     settings |= {"use_cache": args.use_cache, "compile": args.compile}
     speaker = Speaker(model, tokenizer, args.max_new_tokens, settings)
     if args.chat and args.prompt is None:
+        settings["memory"] = Memory() if args.use_cache else None
         speaker.converse()
         return
     prompt = _piped() if args.prompt is None else args.prompt

@@ -72,6 +72,16 @@ def keep_min_p(logits: Tensor, p: float | None) -> Tensor:
     return logits.masked_fill(likely < p * likely.amax(-1, keepdim=True), float("-inf"))
 
 
+def draw(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One token of each row of probabilities p (B, V), as (B, 1): the very one that
+    `torch.multinomial(p, 1)` draws, which on a GPU would halt the queue to look at p.
+
+    Whoever waits for n events, each at its own rate p, meets number i first with probability
+    p[i]; a waiting time is exponential, of mean 1, divided by the rate.
+    """
+    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1, keepdim=True)
+
+
 TINY, HUGE = 1e-15, 1e15  # a logit divided by both TINY still fits fp32
 
 

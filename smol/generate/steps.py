@@ -1,17 +1,21 @@
 """The loop: read the text so far, choose the next token, append it, again and again."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smol.checks import flag, shown, token_ids, whole
 from smol.device import check_compiler
-from smol.generate.fast import FixedCache, FixedStep, captures
-from smol.generate.sampling import check_settings, penalise, reshape
-from smol.model import SmolLM2, causal_mask
+from smol.generate.fixed import AHEAD, FixedSteps, captures, fits, fixed_steps, likeliest
+from smol.generate.memory import Memory
+from smol.generate.sampling import check_settings, draw, penalise, reshape
+from smol.model import KVCache, SmolLM2, causal_mask
 
 
 def generate(
@@ -61,6 +65,7 @@ def generate_steps(
     attention_mask: Tensor | None = None,
     slide: bool = False,
     compile: bool = False,
+    memory: Memory | None = None,
 ) -> Iterator[Step]:
     """Yields a `Step` for each new token after `input_ids` (B, T) int64.
 
@@ -69,8 +74,11 @@ def generate_steps(
     result up to rounding. A text that would outgrow the context is refused; with slide=True it
     goes on, and when the context is full only the newer half of it is kept and read again.
 
-    On a CUDA GPU a step with the cache is captured once and replayed. compile=True compiles it
-    first, on any device: a minute, which `python -m smol.bench decode` says whether it repays.
+    On a CUDA GPU a step with the cache is captured once and replayed, and eight tokens are made
+    before one is looked at, so that a few are drawn in vain where a text ends. compile=True
+    compiles the step first, on any device: once for all layers, and for each rounded-up length of
+    text. The model keeps the captured step for the next call. Weights are read as they are when a
+    call begins. With a `memory` what the last text had in common with this one is not read again.
 
     A generator: at its first step it raises ValueError for settings of another type or out of
     range (a temperature or penalty that fp32 cannot divide by among them), an empty prompt, ids
@@ -80,36 +88,86 @@ def generate_steps(
     check_settings(temperature, top_k, top_p, min_p, repetition_penalty)
     _check_flags(use_cache=use_cache, slide=slide, compile=compile)
     _check_prompt(model, input_ids, max_new_tokens, attention_mask, generator, slide)
-    ends = as_stop_ids(stop_ids, model.config.vocab_size)
-    stop_ids = torch.tensor(ends, dtype=torch.int64, device=input_ids.device)
+    _check_memory(memory, input_ids, attention_mask, use_cache)
+    ending = _Ending(as_stop_ids(stop_ids, model.config.vocab_size), input_ids)
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
-    reader = _Reader(model, input_ids, max_new_tokens, attention_mask, use_cache, compile)
-    ids = input_ids
-    # What the repetition penalty has seen: padding is no token, so a real one stands in for it.
-    seen = ids if attention_mask is None else torch.where(attention_mask, ids, ids[:, -1:])
-    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    for _ in range(max_new_tokens):
-        logits = reader(ids).float()  # (B, V): of the last token only
-        total = logits.logsumexp(-1)
-        if not total.isfinite().all():
-            raise ValueError(
-                f"the logits after {ids.size(1)} tokens are NaN or infinite: the weights are "
-                "damaged, or too large for their dtype (load them as float32)"
-            )
-        if temperature == 0:
-            new = penalise(logits, seen, repetition_penalty).argmax(-1, keepdim=True)
+    choose = partial(_choose, generator, temperature, top_k, top_p, min_p, repetition_penalty)
+    plain = temperature == 0 and repetition_penalty == 1
+    length = input_ids.size(1) + max_new_tokens
+    with _reader(model, input_ids, length, attention_mask, use_cache, compile, memory) as read:
+        # What the repetition penalty has seen: a real token stands in for padding, which is none.
+        seen = input_ids
+        if attention_mask is not None:
+            seen = seen.where(attention_mask, seen[:, -1:])
+        yield from _steps(read, choose, plain, ending, input_ids, seen, length)
+
+
+def _steps(read, choose, plain: bool, ending, ids: Tensor, seen: Tensor, length: int) -> Iterator:
+    while ids.size(1) < length:
+        count = min(length - ids.size(1), read.ahead(ids.size(1)))
+        if plain and count == AHEAD:
+            new, logprobs, totals = read.likeliest(ids)
         else:
-            scores = reshape(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty)
-            new = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-        logprobs = logits.gather(1, new)[:, 0] - total
-        new = torch.where(ended, ids[:, -1], new[:, 0])
-        yield Step(new, logprobs.masked_fill(ended, 0.0))
-        ids, seen = (torch.cat((old, new[:, None]), dim=1) for old in (ids, seen))
-        if len(stop_ids):
-            ended = ended | torch.isin(new, stop_ids)
-            if ended.all():
+            new, logprobs, totals = _made(read, choose, ids, seen, count)
+        new, logprobs, over = ending(new, logprobs)
+        looked = torch.stack((totals.isfinite().all(0), over)).tolist()
+        before, (ids, seen) = ids.size(1), (torch.cat((old, new), dim=1) for old in (ids, seen))
+        for column, (sound, last) in enumerate(zip(*looked, strict=True)):
+            if not sound:
+                raise ValueError(
+                    f"the logits after {before + column} tokens are NaN or infinite: the weights "
+                    "are damaged, or too large for their dtype (load them as float32)"
+                )
+            read.text = ids[:, : before + column + 1]
+            yield Step(new[:, column], logprobs[:, column])
+            if last:
                 return
+
+
+def _made(read, choose, ids: Tensor, seen: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`count` tokens after ids, one at a time: what `choose` gives for each, (B, count) each."""
+    made = []
+    for _ in range(count):
+        made.append(choose(read(ids).float(), seen))
+        ids, seen = (torch.cat((old, made[-1][0]), dim=1) for old in (ids, seen))
+    return tuple(torch.cat(parts, dim=1) for parts in zip(*made, strict=True))
+
+
+def _choose(generator, temperature, top_k, top_p, min_p, penalty, logits, seen):
+    """By logits (B, V) after `seen` (B, T): the next token, the logarithm of its probability, and
+    of what the probabilities are divided by, (B, 1) each."""
+    new, logprob, total = likeliest(logits)
+    if temperature == 0 and penalty == 1:
+        return new, logprob, total
+    if temperature == 0:
+        new = penalise(logits, seen, penalty).argmax(-1, keepdim=True)
+    else:
+        scores = reshape(logits, seen, temperature, top_k, top_p, min_p, penalty)
+        new = draw(scores.softmax(-1), generator)
+    return new, logits.gather(1, new) - total, total
+
+
+class _Ending:
+    """Which rows have met a stop id, without a look at any."""
+
+    def __init__(self, stop_ids: list[int], ids: Tensor):
+        self.stop, self.fill = ids.new_tensor(stop_ids), ids[:, -1:]
+        self.ended = torch.zeros_like(self.fill, dtype=torch.bool)
+
+    def __call__(self, new: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """New tokens and their logarithms (B, n), those after a row's end made its stop id and 0;
+        and (n,), True where every row has ended."""
+        if not len(self.stop):
+            return new, logprobs, self.ended.new_zeros(new.size(1))
+        hit = (new[:, :, None] == self.stop).any(-1)
+        first = new.gather(1, hit.int().argmax(1, keepdim=True))
+        self.fill = torch.where(self.ended, self.fill, first)
+        by_now = (hit.cumsum(1) > 0) | self.ended
+        before = torch.cat((self.ended, by_now[:, :-1]), dim=1)
+        self.ended = by_now[:, -1:]
+        new = torch.where(before, self.fill, new)
+        return new, logprobs.masked_fill(before, 0.0), by_now.all(0)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
@@ -150,47 +208,109 @@ def padded_layout(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
     return positions, causal_mask(T, real.size(1), real.device) & same_kind
 
 
+def unplanned():
+    """A context in which attention is computed by kernels that take any length as it comes:
+    cuDNN's first makes a plan for each, which takes longer than a token."""
+    kernels = SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH
+    return sdpa_kernel(list(kernels))
+
+
+@contextmanager
+def _reader(model, ids, length: int, real, use_cache: bool, compile: bool, memory) -> Iterator:
+    """A `_Reader` of texts that grow to `length`, by the quickest steps that there are for it."""
+    device, room = ids.device, model.config.max_position_embeddings
+    B, length = len(ids), min(room, length)
+    if compile and use_cache:
+        if device.type == "cpu":
+            check_compiler()
+        if not fits(model):
+            raise ValueError(
+                "compile=True is for the model as it is built: merge or remove what was put into "
+                "its layers (adapters, hooks), or leave it out (--compile)"
+            )
+    if not use_cache:
+        yield _Reader(model, real, None, None)
+        return
+    captured = (compile or captures(device)) and fits(model)
+    with fixed_steps(model, B, length, compile) if captured else nullcontext() as steps:
+        cache = steps.cache if captured else model.new_cache(B, length)
+        read = _Reader(model, real, cache, steps)
+        if memory is None:
+            yield read
+            return
+        if ids.size(1) <= room:
+            memory.recall(model, ids, cache)
+        memory.forget()
+        try:
+            yield read
+        except Exception:
+            read.text = None
+            raise
+        finally:
+            if read.text is not None and read.start == 0:
+                memory.keep(model, read.text, cache)
+
+
 class _Reader:
     """Logits (B, V) after the last column of a text that grows by one column a call."""
 
-    def __init__(self, model, input_ids, max_new_tokens, real, use_cache, compile):
-        self.model, self.real, self.start = model, real, 0
-        self.room = model.config.max_position_embeddings
-        self.cache = self.step = None
-        if not use_cache:
-            return
-        B, length = len(input_ids), min(self.room, input_ids.size(1) + max_new_tokens)
-        if compile or captures(input_ids.device):
-            weight = model.embed_tokens.weight
-            self.cache = FixedCache(model.config, B, length, weight.dtype, weight.device)
-            if compile and input_ids.device.type == "cpu":
-                check_compiler()
-            self.step = FixedStep(model, self.cache, compile, captures(input_ids.device))
-        else:
-            self.cache = model.new_cache(B, length)
+    def __init__(self, model, real, cache: KVCache | None, steps: FixedSteps | None):
+        self.model, self.real, self.cache, self.steps = model, real, cache, steps
+        self.room, self.start = model.config.max_position_embeddings, 0
+        self.text: Tensor | None = None  # (B, T), as far as anybody has got it
+
+    def begins(self, T: int) -> int:
+        """Where the window begins that is read of a text of T columns."""
+        # It jumps by half a context, so that few tokens are read twice.
+        half = max(1, self.room // 2)
+        return -(-max(T - self.room, 0) // half) * half
+
+    def ahead(self, T: int) -> int:
+        """How many tokens may be made, after T columns, before anybody looks at them."""
+        start = self.begins(T)
+        if self.steps is None or start != self.start or self.cache.length != T - start - 1:
+            return 1
+        return min(AHEAD, self.room - (T - start) + 1)
+
+    def likeliest(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """The next AHEAD tokens, greedily: see `FixedSteps.likeliest`."""
+        return tuple(made.clone() for made in self.steps.likeliest(ids[:, -1:]))
 
     def __call__(self, ids: Tensor) -> Tensor:
-        # The window jumps by half a context, so that few tokens are read twice.
-        half = max(1, self.room // 2)
-        start = -(-max(ids.size(1) - self.room, 0) // half) * half
-        if start != self.start and self.cache is not None:
-            self.cache.reset()
-        self.start, cache, real = start, self.cache, self.real
+        start, cache, real = self.begins(ids.size(1)), self.cache, self.real
+        if start != self.start and cache is not None:
+            cache.reset()
+        self.start = start
         new = ids[:, start + (cache.length if cache is not None else 0) :]
+        if self.steps is not None and cache.length and new.size(1) == 1:
+            return self.steps.logits(new)
         if real is not None:
             more = real.new_ones(len(real), ids.size(1) - real.size(1))
             self.real = real = torch.cat((real, more), dim=1)
             real = real[:, start:]
-        if self.step is not None and cache.length:
-            return self.step(new, real)
+        if self.steps is not None:
+            self.steps.hide(real)
         layout = (None, None) if real is None else padded_layout(real, new.size(1))
-        hidden = self.model(new, cache, False, *layout)
+        with unplanned() if new.is_cuda and new.size(1) == 1 else nullcontext():
+            hidden = self.model(new, cache, False, *layout)
         return self.model.lm_head(hidden[:, -1])
 
 
 def _check_flags(**flags: bool) -> None:
     for name, value in flags.items():
         flag(name, value)
+
+
+def _check_memory(memory, ids: Tensor, attention_mask, use_cache: bool) -> None:
+    if memory is None:
+        return
+    if not isinstance(memory, Memory):
+        raise ValueError(f"the memory must be a smol.generate.Memory, got {shown(memory)}")
+    if len(ids) > 1 or attention_mask is not None or not use_cache:
+        raise ValueError(
+            "a memory is for one text, without padding, and for what the cache keeps: leave out "
+            "attention_mask and use_cache=False, or the memory"
+        )
 
 
 def _check_prompt(

@@ -95,8 +95,9 @@ def chat(
 ) -> Iterator[str]:
     """Yields the assistant's answer to `messages` (see `chat_text`) in pieces, as `stream` does.
 
-    It ends at <|im_end|>, or where any text ends. Raises ValueError for a tokenizer without the
-    template's tokens.
+    It ends at <|im_end|>, or where any text ends. A `memory=Memory()` that is given to every turn
+    of a conversation spares reading its earlier turns again. Raises ValueError for a tokenizer
+    without the template's tokens.
     """
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     if settings.get("stop_ids") is None:

@@ -5,7 +5,6 @@ import dataclasses
 import random
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -487,91 +486,7 @@ def test_chat_asks_by_the_template_and_ends_at_its_token(tokenizer, monkeypatch)
     assert asked["stop_ids"] == ends and asked["top_k"] == 3
 
 
-# -- one step of always the same shapes -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("slide", [False, True])
-def test_fixed_steps_give_the_ids_of_growing_ones(monkeypatch, padded, slide):
-    model = from_reference(tiny_reference(max_position_embeddings=40))
-    ids, mask = prompts_of_unequal_length(5)
-    settings = {"attention_mask": mask if padded else None, "slide": slide}
-    new = 90 if slide else 29
-    want = generate(model, ids, new, **settings)
-    monkeypatch.setattr(stepping, "captures", lambda device: True)
-    monkeypatch.setattr(fast.FixedStep, "_capture", lambda step: setattr(step, "graph", step))
-    monkeypatch.setattr(
-        fast.FixedStep,
-        "replay",
-        lambda step: setattr(step, "logits", step._run()),
-        raising=False,
-    )
-    assert torch.equal(generate(model, ids, new, **settings), want)
-
-
-def test_a_step_is_captured_once_and_replayed(monkeypatch, ours, ids):
-    """PyTorch's part replaced: what is captured, how often, on which stream."""
-    calls = []
-
-    class Stream:
-        def wait_stream(self, other):
-            calls.append("wait")
-
-    class Graph:
-        def replay(self):
-            calls.append("replay")
-            step.logits.copy_(step._run())
-
-    @contextmanager
-    def noted(name):
-        calls.append(name)
-        yield
-
-    main = Stream()
-    for name, fake in (
-        ("Stream", Stream),
-        ("CUDAGraph", Graph),
-        ("current_stream", lambda: main),
-        ("stream", lambda stream: noted("aside")),
-        ("graph", lambda graph: noted("capture")),
-    ):
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(stepping, "captures", lambda device: True)
-    made = fast.FixedStep.__init__
-
-    def init(self, *args):
-        nonlocal step
-        step = self
-        made(self, *args)
-
-    step = None
-    monkeypatch.setattr(fast.FixedStep, "__init__", init)
-    got = generate(ours, ids, 6)
-    monkeypatch.undo()
-    assert torch.equal(got, generate(ours, ids, 6))
-    assert calls == ["wait", "aside", "wait", "capture", *["replay"] * 5]
-
-
-def test_only_cuda_captures():
-    assert fast.captures(torch.device("cuda", 0))
-    assert not fast.captures(torch.device("cpu")) and not fast.captures(torch.device("mps"))
-
-
-def test_a_compiled_step_gives_the_same_ids_and_is_compiled_once(monkeypatch, ours, ids):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(fast.fixed_step, fullgraph=True, dynamic=False, backend=backend)
-    monkeypatch.setattr(fast, "_compiled_step", lambda: compiled)
-    want = generate(ours, ids, 30)
-    assert torch.equal(generate(ours, ids, 30, compile=True), want)
-    assert len(graphs) == 1
-    assert torch.equal(generate(ours, ids, 30, compile=True), want)
-    assert len(graphs) == 1
-    torch._dynamo.reset()
+# -- prepared for a CPU ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -580,6 +495,7 @@ def test_a_model_prepared_for_decoding_is_the_same_model(
     changes, threads, ids, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     reference = tiny_reference(**changes)
     ours = prepare_for_decoding(from_reference(reference))
     head, table = ours.lm_head.weight, ours.embed_tokens.weight
@@ -602,6 +518,7 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: shapes.append(b.shape) or product(a, b))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     layer = prepare_for_decoding(copy.deepcopy(ours)).layers[0].mlp
     with torch.no_grad():
         layer.up_proj(torch.randn(1, 1, 48))
@@ -611,6 +528,57 @@ def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
         layer.up_proj.threads = 3
         layer.up_proj(torch.randn(1, 1, 48))
     assert shapes == [(2, 48, 40)]
+
+
+@pytest.mark.parametrize("slower", ["rows", "columns", "neither"])
+def test_a_trial_decides_for_each_shape(monkeypatch, ours, ids, slower):
+    """On a made-up clock: a product with the up projection takes longer one of the two ways."""
+    clock, product = [0.0], fast.product
+
+    def timed(x, weight, threads):
+        way = "columns" if weight.stride(0) == 1 else "rows"
+        slow = weight.shape == (80, 48) and way == slower
+        clock[0] += 1.2 if slow else 1.0 if weight.shape == (80, 48) or way == "rows" else 0.95
+        return product(x, weight, threads)
+
+    monkeypatch.setattr(fast, "product", timed)
+    monkeypatch.setattr(fast, "perf_counter", lambda: clock[0])
+    model = prepare_for_decoding(copy.deepcopy(ours))
+    made = [name for name, m in model.named_modules() if isinstance(m, fast.ColumnLinear)]
+    layers = range(ours.config.num_hidden_layers)
+    both = [f"layers.{i}.mlp.{name}_proj" for i in layers for name in ("gate", "up")]
+    assert made == (both if slower == "rows" else [])  # a gain of a twentieth may be chance
+    assert all(p.stride(0) != 1 for n, p in model.named_parameters() if "down" in n)
+    assert torch.equal(generate(model, ids[:1], 20), generate(ours, ids[:1], 20))
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: False)
+    prepare_for_decoding(model)  # on another processor, say
+    assert not any(isinstance(m, fast.ColumnLinear) for m in model.modules())
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+def test_what_is_no_plain_linear_is_not_prepared(monkeypatch, ours):
+    class Other(torch.nn.Linear):
+        pass
+
+    monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
+    model = copy.deepcopy(ours)
+    model.layers[0].mlp.up_proj = Other(48, 80, bias=False)
+    model.layers[0].mlp.gate_proj = torch.nn.Linear(48, 80)
+    prepare_for_decoding(model)
+    mlp = model.layers[0].mlp
+    assert [type(m) for m in mlp.children()] == [torch.nn.Linear, Other, fast.ColumnLinear]
+
+
+def test_the_trial_reads_more_than_a_cache_holds(monkeypatch):
+    """Of small weights as many as make up ENOUGH, of a large one itself."""
+    seen = []
+    monkeypatch.setattr(fast, "product", lambda x, weight, threads: seen.append(weight))
+    monkeypatch.setattr(fast, "ENOUGH", 4 * 600 * 3)
+    fast.columns_pay([torch.ones(20, 30) for _ in range(9)], 2)
+    assert len(seen) == 2 * 3 * 3
+    seen.clear()
+    fast.columns_pay([torch.ones(200, 300)], 2)
+    assert len(seen) == 2 * 3
 
 
 # -- what a user may get wrong --------------------------------------------------------------------
