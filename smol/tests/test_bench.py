@@ -27,7 +27,7 @@ from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
 from smol.bench.train import ladder, train
 from smol.count import cache_bytes, count_parameters, flops_per_token
 from smol.data import Corpus, load_corpus
-from smol.generate import fast
+from smol.generate import fixed
 from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
 from smol.lesson.figures.readme import learned_from, results_from
@@ -272,8 +272,9 @@ def uncompiled(monkeypatch):
     def quick_writers(*args):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "compile", lambda run, **settings: run)
-            patch.setattr(fast, "_compiled_step", lambda: fast.fixed_step)
+            fixed.compiled.cache_clear()
             found = writers(*args)
+            fixed.compiled.cache_clear()
         kept = {k: w for k, w in found.rows.items() if "compiled" not in k and "llama" not in k}
         return found._replace(rows=kept)
 
