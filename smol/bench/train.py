@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,8 @@ from smol.bench.timing import (
 from smol.count import flops_per_token
 from smol.device import choose_device, choose_precision
 from smol.pretrained import from_reference
-from smol.train import PRESETS, LossModel, parameter_groups
+from smol.train import PRESETS, LossModel, chunked_cross_entropy, parameter_groups
+from smol.train.compiled import compiled_blocks
 
 
 class Rung(NamedTuple):
@@ -36,8 +38,9 @@ class Rung(NamedTuple):
     tf32: bool = False
     theirs: bool = False  # the model of transformers, its logits in one piece
     chunk: int | None = None  # None: ours too holds all logits at once
+    own: bool = False  # the loss makes its gradient while it has a chunk's logits
     fused: bool = False
-    compile: bool = False  # its first step takes long
+    compile: bool = False  # ours block by block; its first step takes long
     needed: bool = True  # measured whatever the time; the others where it suffices
 
     @property
@@ -59,6 +62,7 @@ def ladder(device: torch.device) -> list[Rung]:
     for name, key, value in (
         ("+ fused AdamW", "fused", True),
         ("+ chunked loss", "chunk", 4096 if device.type == "cuda" else 512),
+        ("+ its own gradient", "own", True),
         ("+ compile", "compile", True),
     ):
         more[key] = value
@@ -137,8 +141,15 @@ def training_step(
 ) -> tuple[Callable, torch.optim.Optimizer]:
     """A function that takes a step on always the same batch and gives the loss before it; and its
     optimizer."""
-    if rung.chunk:
+    if rung.own:
         run = LossModel(model, rung.chunk)
+    elif rung.chunk:
+
+        def run(inputs, labels):
+            hidden = model(inputs, head=False)
+            head = model.lm_head.weight
+            return chunked_cross_entropy(hidden, head, labels, rung.chunk), None
+
     else:
 
         def run(inputs, labels):
@@ -146,7 +157,11 @@ def training_step(
             logits = getattr(logits, "logits", logits).float()
             return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), None
 
-    run = torch.compile(run) if rung.compile else run
+    kept = ExitStack()
+    if rung.compile and rung.own:
+        kept.enter_context(compiled_blocks(run))
+    elif rung.compile:
+        run = torch.compile(run)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-5, fused=rung.fused)
     dtype, kind = getattr(torch, rung.dtype), inputs.device.type
 
@@ -160,6 +175,7 @@ def training_step(
         optimizer.zero_grad()
         return done(loss.detach()).item()
 
+    step.kept = kept  # with the step goes what was compiled for it
     return step, optimizer
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import gc
 import inspect
 import json
 import linecache
@@ -24,7 +25,7 @@ from smol.bench.parity import examine, parity, patients, real, real_patient, sum
 from smol.bench.patient import doctor_of, trained_patient
 from smol.bench.timing import Run, side_by_side, spread
 from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
-from smol.bench.train import ladder, train
+from smol.bench.train import ladder, train, training_step
 from smol.count import cache_bytes, count_parameters, flops_per_token
 from smol.data import Corpus, load_corpus
 from smol.generate import fixed
@@ -171,6 +172,7 @@ def test_every_rung_takes_the_same_step(capsys, monkeypatch):
     result = train("tiny", batch_size=2, seq_len=64, rounds=1)
     rows = {row["name"]: row for row in result["rungs"]}
     names = ["transformers", "ours", "+ bf16", "+ fused AdamW", "+ chunked loss"]
+    names += ["+ its own gradient"]
     assert list(rows) == [*names, "transformers, so too"]
     assert rows["transformers"]["speedup"] == 1.0
     tokens = 2 * 64 / rows["ours"]["seconds"][0]
@@ -184,6 +186,23 @@ def test_every_rung_takes_the_same_step(capsys, monkeypatch):
     assert "transformers, so too" in capsys.readouterr().out
 
 
+def test_a_compiled_rung_stays_compiled_block_by_block(monkeypatch):
+    runs = []
+
+    def counted(function, **settings):
+        return lambda *args: runs.append(function.__name__) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    model = SmolLM2(SMALL)
+    ids = torch.randint(256, (2, 17))
+    rung = next(rung for rung in ladder(torch.device("cpu")) if rung.name == "+ compile")
+    step, _ = training_step(model, rung._replace(chunk=8), ids[:, :-1], ids[:, 1:])
+    gc.collect()
+    step(), step()
+    assert runs.count("forward") == 2 * len(model.layers)
+    assert runs.count("loss_and_slope") == 2 * 32 / 8
+
+
 def test_without_time_the_rungs_that_are_needed_stay(capsys, monkeypatch):
     rungs = [rung._replace(compile=False) for rung in ladder(torch.device("cpu"))]
     assert [rung.name for rung in rungs if rung.needed] == ["transformers", "ours", "+ compile"]
@@ -195,7 +214,7 @@ def test_without_time_the_rungs_that_are_needed_stay(capsys, monkeypatch):
     assert list(written[1]["first_step"]) == ["transformers"]  # as soon as it was measured
     assert written[-2]["seconds"].keys() == {"transformers", "ours", "+ compile"}
     assert "seconds" not in result and set(result["skipped"]) == {
-        *("+ bf16", "+ fused AdamW", "+ chunked loss"),
+        *("+ bf16", "+ fused AdamW", "+ chunked loss", "+ its own gradient"),
         *("transformers, so too", "transformers, so too, compiled"),
     }
     assert "skipped: 0 s were left" in capsys.readouterr().out
@@ -222,10 +241,11 @@ def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
     rungs = ladder(torch.device("cuda"))
     names = [rung.name for rung in rungs]
     assert names[:2] == ["transformers", "ours"]
-    assert names[2:-5] == want
-    assert names[-5:-2] == ["+ fused AdamW", "+ chunked loss", "+ compile"]
+    assert names[2:-6] == want
+    more = ["+ fused AdamW", "+ chunked loss", "+ its own gradient", "+ compile"]
+    assert names[-6:-2] == more
     best = rungs[names.index("+ compile")]
-    assert best.compile and best.fused and best.chunk and best.tf32 == bool(want)
+    assert best.compile and best.own and best.fused and best.chunk and best.tf32 == bool(want)
     assert best.dtype == ("bfloat16" if want else "float32")
     products = ["float32", "tf32", "bfloat16"] if want else ["float32"]
     assert list(dict.fromkeys(rung.product for rung in rungs)) == products
