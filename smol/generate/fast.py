@@ -59,16 +59,17 @@ GAIN = 1.1  # below it the trial may be chance
 @torch.no_grad()
 def columns_pay(weights: Sequence[Tensor], threads: int) -> bool:
     """Whether one token is multiplied by weights of this shape at least GAIN times faster down
-    the columns, by the best of three rounds over ENOUGH of them."""
+    the columns: over ENOUGH of them, each one's best of three rounds, for the machine may be busy
+    with something else."""
     many = weights[: max(1, int(ENOUGH // weights[0].nbytes))]
     ways = [w.contiguous() for w in many], [w.t().contiguous().t() for w in many]
     x = many[0].new_ones(1, 1, many[0].size(1))
 
-    def seconds(way: Sequence[Tensor]) -> float:
+    def seconds(weight: Tensor) -> float:
         start = perf_counter()
-        for weight in way:
-            product(x, weight, threads)
+        product(x, weight, threads)
         return perf_counter() - start
 
-    rows, columns = zip(*([seconds(way) for way in ways] for _ in range(3)), strict=True)
-    return min(rows) > GAIN * min(columns)
+    rounds = [[[seconds(weight) for weight in way] for way in ways] for _ in range(3)]
+    rows, columns = (sum(map(min, zip(*way, strict=True))) for way in zip(*rounds, strict=True))
+    return rows > GAIN * columns

@@ -176,9 +176,11 @@ def test_past_the_context_nothing_is_kept(read):
 def test_after_an_error_nothing_is_kept(model):
     memory, text = Memory(), ids_of(3, 1, 4)
     new(model, text, memory=memory)
+    steps = generate_steps(model, text, 9, memory=memory)
+    next(steps), next(steps)
     model.norm.weight.data[3] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
-        new(model, text, memory=memory)
+        next(steps)
     assert memory.ids == [] and memory.k is None
 
 
