@@ -335,10 +335,10 @@ def test_what_cannot_be_had_is_skipped_with_its_reason(monkeypatch, uncompiled):
     assert result["skipped"]["llama.cpp, 4 bits"].startswith("the packaged model is not here")
 
 
-def test_another_model_is_held_to_no_bound_of_ours(monkeypatch, uncompiled):
+def test_another_model_is_held_to_no_bound_of_ours(monkeypatch):
     """Nor to our ids: it has other weights, and fewer bytes."""
     monkeypatch.setattr("smol.bench.decode._llama", lambda: lambda ids, new: ids)
-    found = writers(SMALL, torch.device("cpu"), torch.float32)
+    found = writers(SMALL, torch.device("cpu"), torch.float32, Run(30.0))  # too few to compile
     assert found.others == {"llama.cpp, 4 bits"}
     times = {"transformers": [1.0], "llama.cpp, 4 bits": [0.1]}
     rows = _compared(times, 0.5, dict.fromkeys(times, 10**6), 1, found)
