@@ -30,3 +30,16 @@ def ours(reference):
     from smol.pretrained import from_reference
 
     return from_reference(reference)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A file of sixty stories, as a run reads them."""
+    import json
+
+    from smol import stories
+
+    file = tmp_path_factory.mktemp("text") / "some.jsonl"
+    rows = [json.dumps({"text": story}) for story in stories.write(60, seed=11)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    return file

@@ -1,14 +1,13 @@
 """Training with compiled blocks: what is compiled, how often, when it pays, and the same run."""
 
 import dataclasses
-import json
 from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from smol import SmolLM2, device, stories, train
+from smol import SmolLM2, device, train
 from smol.device import Precision
 from smol.lesson.exercise import SMALL
 from smol.train import Ranks, TrainConfig, read_log
@@ -18,14 +17,6 @@ from smol.train.learner import Learner
 from smol.train.loss import LossModel
 
 CUDA = torch.device("cuda")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    file = tmp_path_factory.mktemp("text") / "some.jsonl"
-    rows = [json.dumps({"text": story}) for story in stories.write(60, seed=11)]
-    file.write_text("\n".join(rows), encoding="utf-8")
-    return file
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """What a step does not do: ask the GPU for a number, look for garbage, wait for a copy."""
 
 import gc
-import json
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smol import SmolLM2, stories, train
+from smol import SmolLM2, train
 from smol.device import Precision
 from smol.lesson.exercise import SMALL
 from smol.train import Log, Ranks, TrainConfig, read_log
@@ -15,14 +14,6 @@ from smol.train import learner as learning
 from smol.train import loop as looping
 from smol.train.learner import Learner
 from smol.train.log import Progress
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    file = tmp_path_factory.mktemp("text") / "some.jsonl"
-    rows = [json.dumps({"text": story}) for story in stories.write(60, seed=11)]
-    file.write_text("\n".join(rows), encoding="utf-8")
-    return file
 
 
 def settings(text, **changes) -> TrainConfig:

@@ -1,7 +1,6 @@
 """Training: exact resume, whole checkpoints, the right precision, and a loss that is the loss."""
 
 import dataclasses
-import json
 import math
 import os
 import random
@@ -38,14 +37,6 @@ from smol.train import (
 from smol.train import __main__ as cli
 
 ROOT = Path(train.__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "some.jsonl"
-    rows = [json.dumps({"text": story}) for story in stories.write(60, seed=11)]
-    file.write_text("\n".join(rows), encoding="utf-8")
-    return file
 
 
 def settings(text, **changes) -> TrainConfig:
