@@ -247,15 +247,15 @@ def prefill(
     config: SmolLM2Config | None = None, length: int = 512, rounds: int = 5, run: Run | None = None
 ) -> dict:
     """Seconds to the first token after a prompt of `length`; models and bound as in `decode`."""
-    config = config or SmolLM2Config()
+    config, run = config or SmolLM2Config(), run or Run()
     device, dtype, speeds = rates()
     found = writers(config, device, dtype, run)
     ids = torch.randint(config.vocab_size, (1, length), device=device)
     runs = {name: partial(_write, write, ids, 1) for name, write in found.rows.items()}
-    seconds = side_by_side(runs, rounds, run)
+    seconds = side_by_side(runs, rounds, run, lambda so_far: run.note(rounds_of=so_far))
     flops, moved = prefill_work(config, length, 1, dtype.itemsize)
     flops -= (length - 1) * forward_flops(config, 1)["lm_head"]  # only the last logits are made
-    memory = {name: peak_memory(run, device) for name, run in runs.items()}
+    memory = {name: peak_memory(work, device) for name, work in runs.items()}
     return {
         "flops_per_second": speeds[0],
         "bytes_per_second": speeds[1],

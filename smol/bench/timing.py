@@ -58,13 +58,6 @@ def side_by_side(
     return seconds
 
 
-def first_time(work: Callable) -> float:
-    """Seconds of the first call, in which a compiler works where there is one."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def spread(seconds: list[float], digits: int = 3) -> str:
     """ "0.251 s (0.249–0.260)": the median, the fastest, the slowest."""
     middle, low, high = (f(seconds) for f in (statistics.median, min, max))

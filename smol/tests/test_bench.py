@@ -331,7 +331,9 @@ def test_what_cannot_be_had_is_skipped_with_its_reason(monkeypatch, uncompiled):
         raise FileNotFoundError("the packaged model is not here: python -m smol.pretrained")
 
     monkeypatch.setattr("smol.bench.decode._llama", away)
-    result = prefill(SMALL, length=8, rounds=1)
+    written = []
+    result = prefill(SMALL, length=8, rounds=1, run=Run(60.0, lambda f: written.append({**f})))
+    assert set(written[-1]["rounds_of"]) == {"transformers", "ours", "ours, prepared"}
     assert result["skipped"]["llama.cpp, 4 bits"].startswith("the packaged model is not here")
 
 
