@@ -113,7 +113,9 @@ def test_what_is_there_after_the_first_step_is_not_looked_at_again(text, tmp_pat
         Log, "add", lambda log, row: (frozen.append(gc.get_freeze_count()), add(log, row))
     )
     train.train(settings(text, log_every=1, steps=4), tmp_path)
-    assert frozen[0] == 0 and frozen[1] > 10_000 and frozen[1:] == [frozen[1]] * 3
+    assert frozen[0] == 0 and frozen[1] > 10_000
+    # What dies meanwhile leaves the count, a handful in two seconds; nothing is added to it.
+    assert all(frozen[1] - 1000 < count <= frozen[1] for count in frozen[2:])
 
 
 def test_the_collector_comes_back_after_an_error_as_it_was(text, tmp_path, monkeypatch):
