@@ -4,7 +4,6 @@ from matplotlib.ticker import LogFormatter
 
 from smol.lesson.figures.style import (
     BLUE,
-    FAINT,
     GREEN,
     ORANGE,
     PALETTE,
@@ -24,7 +23,6 @@ __all__ = [
     "attended",
     "by_depth",
     "checkpoint_parts",
-    "logits_in_chunks",
     "looking_back",
     "schedules",
     "stopped_at",
@@ -192,26 +190,3 @@ def checkpoint_parts(sizes: dict[str, int]):
         ax.plot((8.05, 8.05), (low, high), color=color, lw=2)
         ax.text(8.2, y, text, va="center", color=color)
     return fig, f"what is in a checkpoint: {', '.join(name for name, _, _ in parts)}"
-
-
-@styled(dpi=100)
-def logits_in_chunks(chunks: int = 4):
-    """The logits of a batch whole, and chunk by chunk, of which one is held at a time."""
-    fig, axes = figure(7.6, 2.3, 2)
-    for ax, title in zip(axes, ("all at once", "in chunks: one is held at a time"), strict=True):
-        blank(ax, (0, 10), (0, 4.4))
-        ax.set_title(title)
-        whole = ax is axes[0]
-        for k in range(chunks):
-            y, held = 3.4 - 0.95 * k, whole or k == 1
-            word = "logits" if held else "counted, forgotten" if k == 0 else "to come"
-            for x, wide, text, on in (
-                (0.9, 1.6, "hidden", True),
-                (4.7, 4.6, word, held),
-                (8.9, 1.4, "loss", whole or k < 2),
-            ):
-                color = (BLUE if x < 1 else RED if x < 5 else GREEN) if on else FAINT
-                box(ax, x, y, wide, 0.72, text, color, size=8.5)
-            ax.annotate("→", (2.05, y), ha="center", va="center", color=SOFT)
-            ax.annotate("→", (7.6, y), ha="center", va="center", color=SOFT)
-    return fig, f"the logits of a batch all at once, and in {chunks} chunks, one held at a time"
