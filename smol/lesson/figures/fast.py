@@ -21,7 +21,7 @@ from smol.lesson.figures.style import (
 )
 
 __all__ = [
-    "curves",
+    "falling",
     "gained",
     "logits_in_chunks",
     "one_product",
@@ -185,7 +185,7 @@ def own_gradient():
 
 
 @styled(dpi=96)
-def curves(losses: dict[str, list[float]]):
+def falling(losses: dict[str, list[float]]):
     """Losses by step, one line each."""
     fig, ax = figure(6.8, 2.8)
     for (name, values), color in zip(losses.items(), (INK, ORANGE, RED, PURPLE), strict=False):
