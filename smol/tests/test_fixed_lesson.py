@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from smol.generate import generate
+from smol.lesson import figures
 from smol.lesson.backend import counted
 from smol.lesson.checks import fixed
 from smol.lesson.checks.fixed import ONE_QUERY, check_one_query, check_replayed, check_run_blocks
@@ -362,3 +363,20 @@ def test_what_would_be_compiled_is_counted_and_run_as_it_is():
     with counted() as again:  # nothing of it is left
         generate(model, ids, 20, compile=True)
     assert len(again) == 4
+
+
+def test_the_figures_say_what_they_show(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    figures.fused_norm()
+    figures.launched()
+    figures.shared_keys(8, 2)
+    figures.ladder({"plain": 18.3, "captured": 0.99}, "ms a token", ("the bytes", 0.07))
+    figures.ladder({"plain": 69, "captured": 10}, "ms a step")
+    said = [data["text/plain"].removeprefix("Figure: ") for data in shown]
+    assert "x is read 4 times and written 3 times, and as one: once each" in said[0]
+    assert said[1].startswith("7 short kernels: launched one by one the GPU waits; replayed: ")
+    assert said[2] == "8 queries: with copies 8 reads of the keys, as rows 2"
+    assert said[3] == "ms a token: plain 18.3, captured 0.99; the bytes 0.07"
+    assert said[4] == "ms a step: plain 69, captured 10"
+    assert all(len(data["image/png"]) > 2000 for data in shown)
