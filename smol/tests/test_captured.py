@@ -1,5 +1,5 @@
 """The whole step as one graph: the run that it would have been, by a graph that notes and repeats
-operations on the CPU (`smol.tests.captures`)."""
+operations on the CPU (`smol.lesson.graph`)."""
 
 import copy
 import shutil
@@ -10,7 +10,7 @@ import torch
 from smol import SmolLM2, stories, train
 from smol.device import Precision
 from smol.lesson.exercise import SMALL
-from smol.tests.captures import Graph, graphs_on_the_cpu
+from smol.lesson.graph import Graph, graphs_on_the_cpu
 from smol.train import Ranks, TrainConfig, Validation
 from smol.train import learner as learning
 from smol.train.captured import captures
@@ -45,7 +45,7 @@ def fused(monkeypatch):
 def said(monkeypatch, fused):
     monkeypatch.setattr(learning, "captures", lambda *about: True)
     Graph.replays = 0
-    with graphs_on_the_cpu(monkeypatch) as said:
+    with graphs_on_the_cpu() as said:
         yield said
 
 

@@ -29,6 +29,7 @@ from smol.lesson.checks import slips_train
 from smol.lesson.checks.count import SLIPS as COUNTING_SLIPS
 from smol.lesson.checks.count import decode_count, layer_count, peak_count
 from smol.lesson.checks.diagnosis import TREE, leaf
+from smol.lesson.checks.fixed import ONE_QUERY
 from smol.lesson.checks.learn import ADAMW, CLIP, LOSS, WSD
 from smol.lesson.checks.loop import LOOP, broken_loop, training_loop
 from smol.lesson.checks.parity import (
@@ -48,7 +49,7 @@ from smol.lesson.checks.slips_generate import (
 )
 from smol.lesson.checks.tokenizer import CHARACTER_SLIPS, ENCODING_SLIPS, TRAINING_SLIPS
 from smol.lesson.exercise import SMALL, exercise
-from smol.model import SmolLM2
+from smol.model import SmolLM2, eager_attention
 from smol.parity import MUTANTS, plant_unknown
 from smol.tests.answers import (
     adamw,
@@ -103,6 +104,7 @@ from smol.tests.answers import (
     window,
     without_an_end,
 )
+from smol.tests.answers_fixed import replayed, run_blocks
 from smol.train.schedule import wsd
 
 MANY = "with B texts the tokens lie along the last dimension: gather(-1, labels[..., None])"
@@ -204,6 +206,12 @@ EXERCISES = {
             lambda p, q, g: (torch.multinomial(q, 1, generator=g).item(), True),
             lambda p, q, g: torch.multinomial(p, 1, generator=g).item(),
         ],
+    ),
+    "run_blocks": (run_blocks, [lambda *about: run_blocks(*about, parts=lambda i: 0)]),
+    "replayed": (replayed, [lambda *about: replayed(*about, ids="stale")]),
+    "one_query": (
+        eager_attention,
+        [slip for some in ONE_QUERY.values() for slip in slips_train.all_of(some)],
     ),
     "layer_flops": (count.layer_flops, slips_of("layer_flops")),
     "peak_bytes": (peak_count, slips_of("peak_bytes")),
@@ -604,11 +612,14 @@ def test_a_loop_that_only_rounds_otherwise_is_nearly_right_and_one_that_keeps_gr
     )
 
 
+MORE = {"train": ("learn", "loop"), "fast": ("fixed",)}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_notebook_has_its_checks_from_the_file_of_its_name(file):
     cells = nbformat.read(file, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    own = [file.stem[3:], *{"train": ("learn", "loop")}.get(file.stem[3:], ())]
+    own = [file.stem[3:], *MORE.get(file.stem[3:], ())]
     modules = [importlib.import_module(f"smol.lesson.checks.{name}") for name in own]
     calls = re.findall(r"^(?:(\w+) = )?check_(\w+)\((\w+)", code, re.MULTILINE)
     used = {name for kept, name, answer in calls if kept in ("", answer)}
