@@ -22,7 +22,7 @@ from smol.lesson.figures.style import (
 
 __all__ = ["architecture", "map_strip", "matrices", "speedups"]
 
-SERIES = ("Inspect", "Build", "Parity", "Tokenizer", "Train", "Count", "Generate")
+SERIES = ("Inspect", "Build", "Parity", "Tokenizer", "Train", "Count", "Generate", "Fast")
 
 
 @styled
