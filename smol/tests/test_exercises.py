@@ -29,6 +29,7 @@ from smol.lesson.checks import slips_train
 from smol.lesson.checks.count import SLIPS as COUNTING_SLIPS
 from smol.lesson.checks.count import decode_count, layer_count, peak_count
 from smol.lesson.checks.diagnosis import TREE, leaf
+from smol.lesson.checks.fast import OWN, SLOPE, WAITS, own_gradient, waits_for
 from smol.lesson.checks.fixed import ONE_QUERY
 from smol.lesson.checks.learn import ADAMW, CLIP, LOSS, WSD
 from smol.lesson.checks.loop import LOOP, broken_loop, training_loop
@@ -105,6 +106,7 @@ from smol.tests.answers import (
     without_an_end,
 )
 from smol.tests.answers_fixed import replayed, run_blocks
+from smol.train.loss import loss_and_slope
 from smol.train.schedule import wsd
 
 MANY = "with B texts the tokens lie along the last dimension: gather(-1, labels[..., None])"
@@ -207,6 +209,9 @@ EXERCISES = {
             lambda p, q, g: torch.multinomial(p, 1, generator=g).item(),
         ],
     ),
+    "waits_for": (waits_for, [*WAITS.values()]),
+    "loss_and_slope": (loss_and_slope, [*SLOPE.values()]),
+    "own_gradient": (own_gradient, [*OWN.values()]),
     "run_blocks": (run_blocks, [lambda *about: run_blocks(*about, parts=lambda i: 0)]),
     "replayed": (replayed, [lambda *about: replayed(*about, ids="stale")]),
     "one_query": (

@@ -210,7 +210,9 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 # -- 8.3: chunk by chunk --------------------------------------------------------------------------
 
 
-def _own(h, W, targets, chunk, /, last=True, add=True, whole=False, loss_of=None, d_h=None):
+def own_gradient(
+    h, W, targets, chunk, /, last=True, add=True, whole=False, loss_of=None, d_h=None
+):
     """Loss and both gradients, chunk by chunk, or with one slip."""
     loss, d_rows, d_head = 0.0, torch.zeros_like(h), torch.zeros_like(W)
     chunk = len(h) if whole else chunk
@@ -231,19 +233,19 @@ def _first_only(d_rows: Tensor, chunk: int) -> Tensor:
 
 OWN = {
     "the head's gradient is the last chunk's alone: add them up, +=": (
-        functools.partial(_own, add=False)
+        functools.partial(own_gradient, add=False)
     ),
     "the last rows, fewer than a chunk, are left out: range(0, len(h), chunk)": (
-        functools.partial(_own, last=False)
+        functools.partial(own_gradient, last=False)
     ),
     "the loss is the last chunk's alone: add them up": (
-        functools.partial(_own, loss_of=lambda loss, nats: nats)
+        functools.partial(own_gradient, loss_of=lambda loss, nats: nats)
     ),
     "only the first chunk's rows have a gradient: is a return inside the loop?": (
-        functools.partial(_own, d_h=_first_only)
+        functools.partial(own_gradient, d_h=_first_only)
     ),
     "the head's gradient and the loss are the last chunk's alone: add them up": (
-        functools.partial(_own, add=False, loss_of=lambda loss, nats: nats)
+        functools.partial(own_gradient, add=False, loss_of=lambda loss, nats: nats)
     ),
 }
 RAISED_BY_OWN = {
@@ -279,7 +281,7 @@ def check_own_gradient(answer):
             made = ask_and_explain(
                 RAISED_BY_OWN, answer, h.clone(), W.clone(), targets.clone(), chunk, kind=three
             )
-        what, want = f"11 rows in chunks of {chunk}", _own(h, W, targets, chunk)
+        what, want = f"11 rows in chunks of {chunk}", own_gradient(h, W, targets, chunk)
         loss = torch.as_tensor(kind.number(made[0], "the loss"), dtype=torch.float32)
         d_h = expect_like(made[1], want[1], f"{what}: the gradient of h")
         d_W = expect_like(made[2], want[2], f"{what}: the gradient of W")
