@@ -51,7 +51,7 @@ LAYERS = 4
 LOOKED = (
     "what is compiled must not look into a tensor, for a GPU would be waited for: leave at one"
 )
-RAISED_BY_BLOCKS = {"Tensor.item() call": LOOKED, "Data-dependent": LOOKED}
+RAISED_BY_BLOCKS = {"Tensor.item": LOOKED, "Data-dependent": LOOKED}
 
 
 @exercise
