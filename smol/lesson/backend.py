@@ -1,4 +1,4 @@
-"""A back-end for torch.compile that compiles nothing: it notes what would be compiled."""
+"""What torch.compile would compile: a back-end that only counts, and a layer that makes many."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from functools import partial
 from unittest import mock
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from smol.generate import fixed
 
@@ -36,6 +36,23 @@ def counted() -> Iterator[list[list[str]]]:
             yield graphs
     finally:
         _forget()
+
+
+class NumberedBlock(nn.Module):
+    """Attention of one head over a cache that all layers share, as many projects write it."""
+
+    def __init__(self, number: int, D: int = 16):
+        super().__init__()
+        self.number = number
+        self.q, self.k, self.v, self.out = (nn.Linear(D, D, bias=False) for _ in range(4))
+
+    def forward(self, x, cache, at):
+        k, v = cache.k[self.number], cache.v[self.number]  # (B, S, D)
+        k.index_copy_(1, at, self.k(x))
+        v.index_copy_(1, at, self.v(x))
+        seen = torch.arange(k.size(1), device=x.device) <= at
+        scores = (self.q(x) @ k.mT * x.size(-1) ** -0.5).masked_fill(~seen, float("-inf"))
+        return x + self.out(scores.softmax(-1) @ v)
 
 
 def _forget() -> None:

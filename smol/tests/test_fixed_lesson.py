@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from smol.generate import fixed as steps
 from smol.generate import generate
 from smol.lesson import figures
 from smol.lesson.backend import counted
@@ -154,6 +155,7 @@ BLOCKS = [
     (lambda *about: run_blocks(*about, without_a_mask), "is off: "),
     (at_as_a_number, "2 compilations after 2 tokens: `at` must stay a tensor"),
     (lambda *about: run_blocks(*about, looked_at), "what is compiled must not look into a tensor"),
+    (lambda b, x, *rest: (run_blocks(b, x, *rest), x)[1], "x of token 0 is off: "),
     (in_place, "your function changes x or at, which are only to be read"),
     (lambda b, x, c, at, _: x, "cache.k, column 2: nothing was written"),
     (lambda b, *_: b[0].nothing, "it raised AttributeError: "),
@@ -360,6 +362,7 @@ def test_what_would_be_compiled_is_counted_and_run_as_it_is():
         generate(model, ids, 30, compile=True)
         assert len(graphs) == 4
     assert torch.compile is compile
+    assert model not in steps._kept and steps.compiled.cache_info().currsize == 0
     with counted() as again:  # nothing of it is left
         generate(model, ids, 20, compile=True)
     assert len(again) == 4
