@@ -58,13 +58,13 @@ WAITS = {
     "the three were added up: they go on at the same time, so the largest counts": (
         lambda *work: (waits_for(*work)[0], sum(times_of(*work).values()))
     ),
-    "launches times the seconds of one, not divided by them": (
+    "the launches were divided by the seconds of one: multiply": (
         _misreckoned(launch=lambda n, seconds: n / seconds)
     ),
-    "bytes divided by bytes per second, not multiplied": (
+    "the bytes were multiplied by bytes per second: divide": (
         _misreckoned(bandwidth=lambda n, rate: n * rate)
     ),
-    "FLOPs divided by FLOPs per second, not multiplied": (
+    "the FLOPs were multiplied by FLOPs per second: divide": (
         _misreckoned(peak=lambda n, rate: n * rate)
     ),
     "the seconds are right, the name is not that of the largest": (
