@@ -48,6 +48,17 @@ def by_autograd(h, W, targets, chunk):
     return loss.item(), *torch.autograd.grad(loss, (h, W))
 
 
+def turned_head(h, W, targets, chunk):
+    V = W.T.contiguous()
+    loss, d_h, d_V = 0.0, torch.empty_like(h), torch.zeros_like(V)
+    for at in range(0, len(h), chunk):
+        part = slice(at, at + chunk)
+        nats, slope = loss_and_slope(h[part] @ V, targets[part])
+        loss, d_V = loss + nats, d_V + h[part].T @ slope
+        d_h[part] = slope @ W
+    return loss, d_h, d_V.T
+
+
 def chunk_by_chunk(h, W, targets, chunk):
     parts = [
         (nats, slope @ W, slope.T @ rows)
@@ -65,6 +76,7 @@ def test_right_answers_in_other_styles_are_right():
         assert verdict(fast.check_loss_and_slope, answer) == "correct"
     assert verdict(fast.check_own_gradient, chunk_by_chunk) == "correct"
     assert verdict(fast.check_own_gradient, by_autograd) == "correct"
+    assert verdict(fast.check_own_gradient, turned_head) == "correct"
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -92,6 +104,13 @@ def unstable(logits, targets):
     return loss, (p - F.one_hot(at, logits.size(1))) * kept[:, None]
 
 
+def p_then_ln(logits, targets):
+    p = logits.float().softmax(-1)
+    kept, at = targets != -100, targets.where(targets != -100, 0)
+    loss = -(p.gather(1, at[:, None])[:, 0].log()[kept]).sum()
+    return loss, (p - F.one_hot(at, logits.size(1))) * kept[:, None]
+
+
 def writes_into_its_input(logits, targets):
     targets[targets == -100] = 0
     return in_three_lines(logits, targets)
@@ -106,7 +125,12 @@ def in_low_precision(logits, targets):
     ("answer", "said"),
     [
         (as_if_100_were_an_index, "−100 is no index"),
-        (unstable, "NaN: exp of a large logit"),
+        (unstable, "NaN or ∞: exp of a large logit"),
+        (p_then_ln, "NaN or ∞: exp of a large logit"),
+        (
+            lambda z, t: (loss_and_slope(z, t)[0], z.softmax(1) * (t != -100)),
+            "kept is one for each",
+        ),
         (writes_into_its_input, "changes what it was given"),
         (in_low_precision, "the gradient is torch.bfloat16, not torch.float32"),
         (lambda *a: loss_and_slope(*a)[::-1], "the loss is a tensor of shape [6, 9]"),
@@ -131,7 +155,13 @@ def test_other_mistakes_with_the_chunks():
     check = fast.check_own_gradient
     assert "11 rows of logits were there at once" in verdict(check, at_once)
     assert "the gradient of W is [6, 17], not [17, 6]" in verdict(check, turned)
+
+    def all_targets(h, W, targets, chunk):
+        parts = [loss_and_slope(rows @ W.T, targets) for rows in h.split(chunk)]
+        return sum(nats for nats, _ in parts), h, W
+
     assert "check the shapes" in verdict(check, wrong_product)
+    assert "a chunk of rows wants a chunk of targets" in verdict(check, all_targets)
 
 
 def test_a_wrong_name_and_another_precision_of_seconds():

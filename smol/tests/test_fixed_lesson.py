@@ -152,7 +152,10 @@ BLOCKS = [
         lambda b, x, c, at, _: run_blocks(b, x, c, at, lambda f: f),
         "nothing was compiled: call what",
     ),
-    (lambda *about: run_blocks(*about, without_a_mask), "is off: "),
+    (
+        lambda *about: run_blocks(*about, without_a_mask),
+        "cache.k, column 2: layer 0's is right, a later layer's is not: what comes out of a layer",
+    ),
     (at_as_a_number, "2 compilations after 2 tokens: `at` must stay a tensor"),
     (lambda *about: run_blocks(*about, looked_at), "what is compiled must not look into a tensor"),
     (lambda b, x, *rest: (run_blocks(b, x, *rest), x)[1], "x of token 0 is off: "),
@@ -218,6 +221,31 @@ def plain(graph, step, batches, rates):
     return [step(batch, torch.tensor(rate)) for batch, rate in zip(batches, rates, strict=True)]
 
 
+def copied_too_late(graph, step, batches, rates, rate_too=True):
+    ids, rate, losses = batches[0].clone(), torch.tensor(rates[0]), []
+    with recording(graph):
+        loss = step(ids, rate)
+    for batch, new in zip(batches, rates, strict=True):
+        rate.fill_(rate if rate_too else new)
+        graph.replay()
+        losses.append(loss.clone())
+        ids.copy_(batch)
+        rate.fill_(new)
+    return losses
+
+
+def all_in_one(graph, step, batches, rates):
+    with recording(graph):
+        losses = plain(graph, step, batches, rates)
+    graph.replay()
+    return losses
+
+
+def by_pytorchs_name(graph, step, batches, rates):
+    with torch.cuda.graph(graph):
+        return [step(batches[0], torch.tensor(rates[0]))] * 4
+
+
 def with_(**slip):
     return lambda *about: replayed(*about, **slip)
 
@@ -234,6 +262,13 @@ REPLAYS = [
     (with_(buffer="the batch"), "your buffer is the first batch itself, and copy_ wrote over it"),
     (with_(anew=True), "already owns a captured graph: record once, before the loop"),
     (with_(most=3), "4 batches: the losses that come back: 3, should be 4"),
+    (copied_too_late, "each replay read the batch before: copy the new one first"),
+    (
+        lambda *about: copied_too_late(*about, rate_too=False),
+        "each replay read the batch before: copy the new one first",
+    ),
+    (all_in_one, "1 replays for 4 batches: record one step, and replay it for each batch"),
+    (by_pytorchs_name, "recording(graph) works on a CPU, too"),
     (plain, "4 steps and no replay: record one step, then graph.replay() for each batch"),
     (looks_while_recording, "while it records nothing may ask for a value"),
     (lambda graph, *_: graph.replay(), "record first: with recording(graph): …"),
@@ -267,6 +302,20 @@ def written_out(q, k, v, mask):
     return torch.einsum("bkgs,bksd->bkgd", weights, v).flatten(1, 2)[:, :, None]
 
 
+def head_by_head(q, k, v, mask):
+    group = q.size(1) // k.size(1)
+    heads = []
+    for h in range(q.size(1)):
+        scores = q[:, h] @ k[:, h // group].mT * q.size(-1) ** -0.5
+        shares = scores.masked_fill(~mask[:, 0], -math.inf).softmax(-1)
+        heads.append(shares @ v[:, h // group])
+    return torch.stack(heads, dim=1)
+
+
+def the_judge(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
 def test_attention_for_one_query_is_right_however_it_is_written():
     said = "correct: PyTorch's own attention up to rounding, and no key was copied"
     for answer in (written_out, fixed._one_query):
@@ -275,6 +324,8 @@ def test_attention_for_one_query_is_right_however_it_is_written():
         "correct: PyTorch's own attention up to rounding, but keys or values were copied 3 times"
     )
     assert verdict_on(check_one_query, eager_attention).startswith(said)
+    said = "correct: PyTorch's own attention up to rounding, but it took 18 products"
+    assert verdict_on(check_one_query, head_by_head).startswith(said)
 
 
 @pytest.mark.parametrize("says", ONE_QUERY)
@@ -300,6 +351,7 @@ def test_each_slip_of_attention_is_named(says):
         ),
         (lambda q, k, v, m: v.mul_(2)[:, :, :1], "your function changes what it was given"),
         (lambda q, k, v, m: q, "your answer is off: 0 % right"),
+        (the_judge, "that is the judge itself: write it out"),
     ],
 )
 def test_what_attention_raises_has_a_cause(answer, said):

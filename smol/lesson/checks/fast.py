@@ -67,6 +67,9 @@ WAITS = {
     "the FLOPs were multiplied by FLOPs per second: divide": (
         _misreckoned(peak=lambda n, rate: n * rate)
     ),
+    "milliseconds, 1,000 times too much: seconds are wanted": (
+        lambda *work: (waits_for(*work)[0], 1000 * waits_for(*work)[1])
+    ),
     "the seconds are right, the name is not that of the largest": (
         lambda *work: (_smallest(*work)[0], waits_for(*work)[1])
     ),
@@ -128,6 +131,32 @@ def _only_p_is_kept(logits, targets):
     return loss, slope + logits.float().softmax(-1) * (targets == -100)[:, None]
 
 
+def _all_with_all(logits, targets):
+    """The losses as a column, times `kept` as a row."""
+    keeps = targets != -100
+    log_p = logits.float().log_softmax(-1)
+    column = log_p.gather(1, targets.where(keeps, 0)[:, None])
+    return -(column * keeps).sum(), _loss(logits, targets)[1]
+
+
+def _taken_off_log_p(logits, targets):
+    keeps = targets != -100
+    onehot = F.one_hot(targets.where(keeps, 0), logits.size(1))
+    slope = (logits.float().log_softmax(-1) - onehot).exp() * keeps[:, None]
+    return _loss(logits, targets)[0], slope
+
+
+def _taken_off_whole_columns(logits, targets):
+    keeps = targets != -100
+    slope = logits.float().softmax(-1)
+    slope[:, targets.where(keeps, 0)] -= 1
+    return _loss(logits, targets)[0], slope * keeps[:, None]
+
+
+def _without_token_0(logits, targets):
+    return _loss(logits, targets.where(targets > 0, -100))
+
+
 SLOPE = {
     "the onehot is missing: p − onehot": _slip(onehot=0.0),
     "upside down: p − onehot, not onehot − p": _slip(slope=lambda s, kept: -s),
@@ -152,12 +181,21 @@ SLOPE = {
     ),
     "the loss has the wrong sign: it is −ln p": _slip(loss=lambda loss, kept: -loss),
     "that is ln p − onehot: p is its exp": _slip(p=lambda log_p: log_p),
+    "the losses are (N, 1) times (N,), which is (N, N): one number of each row, (N,)": (
+        _all_with_all
+    ),
+    "the onehot was taken off ln p, before the exp: p first, then minus 1": _taken_off_log_p,
+    "one is to be taken off at one place of each row: two index tensors, [rows, at]": (
+        _taken_off_whole_columns
+    ),
+    "token 0 is a target too: only −100 is none": _without_token_0,
 }
 RAISED_BY_SLOPE = {
     "out of bounds": "−100 is no index: put a token in its place, and multiply by kept at the end",
     "out of range": "−100 is no index: put a token in its place, and multiply by kept at the end",
     "Class values must be": "one_hot takes no −100: put a token in its place first",
     "same number of dimensions": "gather wants an index of as many dimensions: targets[:, None]",
+    "must match the size": "kept is one for each row: kept[:, None] where it meets (N, V)",
 }
 
 
@@ -188,10 +226,9 @@ def check_loss_and_slope(answer):
         want = loss_and_slope(given, labels)
         loss = torch.as_tensor(kind.number(made[0], "the loss"), dtype=torch.float32)
         slope = expect_like(made[1], want[1], f"{what}: the gradient")
-        expect(
-            not slope.isnan().any() and not loss.isnan(),
-            f"{what}: NaN: exp of a large logit is ∞. log_softmax takes the largest off first",
-        )
+        lost = slope.isnan().any() or loss.isnan() or loss.isinf()
+        said = "exp of a large logit is ∞, a small p is 0 and its ln −∞. log_softmax does neither"
+        expect(not lost, f"{what}: NaN or ∞: {said}")
         if _alike(loss, want[0]) and _alike(slope, want[1]):
             continue
         for says, wrong in SLOPE.items():
@@ -249,6 +286,8 @@ OWN = {
     ),
 }
 RAISED_BY_OWN = {
+    "Size does not match": "a chunk of rows wants a chunk of targets: targets[part]",
+    "index out of": "a chunk of rows wants a chunk of targets: targets[part]",
     "size mismatch": "check the shapes: (N, V)(V, D) for h's gradient, (V, N)(N, D) for W's",
     "shapes cannot be multiplied": "check the shapes: (N, V)(V, D) for h's gradient, (V, N)(N, D) "
     "for W's",
@@ -257,16 +296,17 @@ RAISED_BY_OWN = {
 
 
 class _Widest(TorchDispatchMode):
-    """The most rows of a matrix with `columns` columns that anything made."""
+    """The most rows of logits that anything made, for a head (columns, width)."""
 
-    def __init__(self, columns: int):
+    def __init__(self, columns: int, width: int):
         super().__init__()
-        self.columns, self.rows = columns, 0
+        self.columns, self.width, self.rows = columns, width, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         view = any(result.alias_info for result in func._schema.returns)  # W.T, as a rule
-        if isinstance(out, Tensor) and not view and out.shape[1:] == (self.columns,):
+        rows = isinstance(out, Tensor) and not view and out.shape[1:] == (self.columns,)
+        if rows and out.size(0) != self.width:  # (D, V) is a head that was turned
             self.rows = max(self.rows, out.size(0))
         return out
 
@@ -277,7 +317,7 @@ def check_own_gradient(answer):
     targets = torch.tensor([3, 0, -100, 16, -100, 3, 5, 1, 16, -100, 2])
     for chunk in (4, 11, 1, 50):
         h, W = torch.randn(11, 6), torch.randn(17, 6)
-        with _Widest(columns=17) as logits:
+        with _Widest(columns=17, width=6) as logits:
             made = ask_and_explain(
                 RAISED_BY_OWN, answer, h.clone(), W.clone(), targets.clone(), chunk, kind=three
             )

@@ -32,7 +32,8 @@ from smol.model import SmolLM2
 
 LAYERS = 4
 LOOKED = (
-    "what is compiled must not look into a tensor, for a GPU would be waited for: leave at one"
+    "what is compiled must not look into a tensor, for a GPU would be waited for: leave `at` a "
+    "tensor, take all columns, and hide those behind it by a mask"
 )
 RAISED_BY_BLOCKS = {"Tensor.item": LOOKED, "Data-dependent": LOOKED}
 
@@ -73,7 +74,17 @@ def _hear_the_cache(cache, theirs, at: int) -> None:
         few = f"{where} only layer {written.index(True)} was written"
         expect(sum(written) > 1, f"{few}: each has a part of its own, cache.{name}[i]")
         expect(all(written), f"{where} not every layer was written")
+        first, *later = (_close(a, b) for a, b in zip(got, want, strict=True))
+        expect(
+            not first or all(later),
+            f"{where} layer 0's is right, a later layer's is not: what comes out of a layer is "
+            "off. x + …? The mask? This block's own weights?",
+        )
         expect_close(got, want, f"cache.{name} after column {at}")
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def _hear_the_count(graphs: list[list[str]], token: int) -> None:
@@ -107,6 +118,7 @@ RAISED_BY_REPLAY = {
     "without a preceding successful capture": "record first: with recording(graph): …",
     "not permitted when stream is capturing": "while it records nothing may ask for a value: read "
     "the loss after the replay",
+    "CUDA": "recording(graph) works on a CPU, too",
 }
 
 
@@ -162,6 +174,11 @@ def check_replayed(replayed):
         Graph.replays > 0,
         f"{step.calls} steps and no replay: record one step, then graph.replay() for each batch",
     )
+    expect(
+        Graph.replays >= len(batches) - 1,  # the first step may be taken as it is
+        f"{Graph.replays} replays for {len(batches)} batches: record one step, and replay it for "
+        "each batch",
+    )
     mine = torch.cat([w.detach().flatten() for w in step.weights])
     more = (
         "the losses are right, the weights are not: a step more was taken than there are batches"
@@ -172,6 +189,8 @@ def check_replayed(replayed):
 
 def _name_the_replay(got: list[float], want: list[float], batches: list[Tensor]) -> None:
     first, slow = [batches[0]] * len(batches), RATES[:1] * len(RATES)
+    late, late_rates = [batches[0], *batches[:-1]], (RATES[0], *RATES[:-1])
+    too_late = "each replay read the batch before: copy the new one first, then replay"
     for says, made in (
         (
             "every replay read the first batch: the graph reads where it lay, so copy_ the new "
@@ -193,6 +212,8 @@ def _name_the_replay(got: list[float], want: list[float], batches: list[Tensor])
             "weights are put back",
             _losses(batches, RATES, before=1),
         ),
+        (too_late, _losses(late, late_rates)),
+        (too_late, _losses(late, RATES)),
     ):
         expect(got != made[0], says)
     pairs = enumerate(zip(got, want, strict=True))
@@ -226,6 +247,11 @@ def _crossed(q, k, mask) -> dict:
     return {"rows": lambda q: q.view(B, H // K, K, hd).transpose(1, 2)}
 
 
+def _heads_first(q, k) -> Callable:
+    """The heads back in one dimension, but a group's first queries together."""
+    return lambda y: y.transpose(1, 2).reshape(q.shape)
+
+
 ONE_QUERY: dict[str, Callable | tuple] = {
     "heads 0, 1, 2 share key head 0, the next three key head 1: view(B, K, H // K, hd)": (
         _slip(_crossed)
@@ -254,6 +280,14 @@ ONE_QUERY: dict[str, Callable | tuple] = {
         _slip(lambda q, k, mask: {"softmax": lambda s: s.softmax(-2)}),
         _slip(lambda q, k, mask: {"softmax": lambda s: s.softmax(1)}),
     ),
+    "True added to a score is 1: that hides nothing. Fill in -inf": (
+        _slip(lambda q, k, mask: {"hide": lambda s: s + mask})
+    ),
+    "each query got the keys of another group, or the heads came back in another order: no "
+    "transpose is needed": (
+        _slip(lambda q, k, mask: {**_crossed(q, k, mask), "back": _heads_first(q, k)}),
+        _slip(lambda q, k, mask: {"back": _heads_first(q, k)}),
+    ),
     "softmax is missing: the scores themselves are no shares": (
         _slip(lambda q, k, mask: {"hide": lambda s: s * mask, "softmax": lambda s: s})
     ),
@@ -270,12 +304,15 @@ RAISED_BY_QUERY = {
 
 
 class _Largest(TorchDispatchMode):
-    """The size of the largest tensor that was made."""
+    """The size of the largest tensor that was made, and how many products."""
 
-    size = 0
+    size, products, judge = 0, 0, False
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.judge |= "scaled_dot_product" in name
+        self.products += name in ("mm", "bmm", "addmm", "baddbmm", "mv", "dot")
         storages = (t.untyped_storage() for t in tensors(made))
         self.size = max([self.size, *(s.nbytes() for s in storages)])
         return made
@@ -295,6 +332,8 @@ def check_one_query(one_query):
         with _Largest() as made:
             about = RAISED_BY_QUERY, one_query, *handed
             got = ask_and_explain(*about, kind=kind.tensor)
+        itself = "that is the judge itself: write it out, in two products and a softmax"
+        expect(not made.judge, itself)
         untouched = all(map(torch.equal, handed, given))
         expect(untouched, "your function changes what it was given: masked_fill, not …fill_")
         about = f"{H} heads, {K} key heads"
@@ -304,6 +343,9 @@ def check_one_query(one_query):
             expect_close(got, want, f"{about}: your answer")
         if H > K and made.size >= H * B * S * 16 * 4:
             costs = f"keys or values were copied {H // K} times, which costs their bytes"
+            copied = copied or f", but {costs} (a product copies what it stretches)"
+        if made.products > 2:
+            costs = f"it took {made.products} products: make the queries of a group rows of one"
             copied = copied or f", but {costs}"
     return f"correct: PyTorch's own attention up to rounding{copied or ', and no key was copied'}"
 

@@ -116,7 +116,7 @@ def logits_in_chunks(chunks: int = 4):
         whole = ax is axes[0]
         for k in range(chunks):
             y, held = 3.4 - 0.95 * k, whole or k == 1
-            word = "logits" if held else "counted, forgotten" if k == 0 else "to come"
+            word = "logits" if held else "used, forgotten" if k == 0 else "to come"
             for x, wide, text, on in (
                 (0.9, 1.6, "hidden", True),
                 (4.7, 4.6, word, held),

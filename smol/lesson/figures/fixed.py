@@ -74,7 +74,7 @@ def launched(kernels: int = 7, launch: float = 1.0, work: float = 0.35):
             starts = [launch + (work + 0.05) * k for k in range(kernels)]
         sent = [0.0] if replay else [launch * k for k in range(kernels)]
         for start in sent:
-            _bar(ax, start, 1, launch - 0.06, ORANGE, "graph" if replay else "launch")
+            _bar(ax, start, 1, launch - 0.06, SKY, "graph" if replay else "launch")
         for start in starts:
             _bar(ax, start, 0, work, BLUE)
         ends.append(starts[-1] + work)
@@ -138,7 +138,7 @@ def ladder(steps: dict[str, float], what: str, bound: tuple[str, float] | None =
     names, times = list(steps), list(steps.values())
     best, most = min(times), max(times)
     least = bound[1] if bound else best
-    colors = ["#bdbdbd" if k == 0 else GREEN if t == best else BLUE for k, t in enumerate(times)]
+    colors = [ORANGE if k == 0 else GREEN if t == best else BLUE for k, t in enumerate(times)]
     ax.barh(range(len(names)), times, color=colors, height=0.66)
     for k, t in enumerate(times):
         ax.annotate(f" {t:.3g} ms", (t, k), va="center", fontsize=9)
