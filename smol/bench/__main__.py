@@ -4,6 +4,7 @@ What each benchmark is stands in the docstring of the package.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -63,6 +64,8 @@ def main() -> int:
         f"and gpu_train take so much (default: {cuda.SECONDS:.0f}, {gpu.SECONDS:.0f})",
     )
     args = parser.parse_args()
+    with contextlib.suppress(AttributeError, ValueError):  # in a file, too, as soon as measured
+        sys.stdout.reconfigure(line_buffering=True)
     names = args.names
     if "all" in names:
         names = [name for name in BENCHES if name not in BY_NAME]
