@@ -4,7 +4,7 @@ One process, the contestants in turn, round after round, so that what else the m
 all of them alike; equal results first, then medians and spreads, then ratios. A speed by itself
 says more about the machine than about the code. What is measured is printed and written at once:
 with `--seconds` there are fewer rounds, and what takes long to compile is left out, with its
-reason. Given a folder, the results of a GPU go into one of its name.
+reason. Given a folder, the results of a GPU go to gpu/ITS-NAME there.
 
 - `timing`: the rounds, and what this machine can do at most: matrix products, reads, memory
 - `tokenizer`: training and encoding, ours beside the Rust library's
@@ -15,6 +15,7 @@ reason. Given a folder, the results of a GPU go into one of its name.
   `patient` trains and in the real one
 - `series`: the notebooks' times
 - `heads`: a command of its own: when, in a run, heads come that look back
-- `gpu`: a command of its own: SmolLM2-135M's shape trained for a minute or two on the GPU here
+- `cuda`: `bench gpu`, all that a CUDA GPU is to show, in under five minutes
+- `gpu`: `bench gpu_train`, SmolLM2-135M's shape trained for a minute or two on the GPU here
 - `__main__`: the command line, and what is stored of the machine
 """

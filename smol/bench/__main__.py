@@ -4,22 +4,20 @@ What each benchmark is stands in the docstring of the package.
 """
 
 import argparse
+import contextlib
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-import torch
-
+from smol.bench import cuda, gpu
 from smol.bench.decode import decode, prefill, roofline
 from smol.bench.parity import parity
 from smol.bench.series import notebooks
-from smol.bench.timing import Run
+from smol.bench.timing import Run, machine
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
 from smol.checks import path
@@ -34,25 +32,10 @@ BENCHES: dict[str, Callable[[Run], dict | list]] = {
     "roofline": lambda run: roofline(),
     "train": lambda run: train(run=run),
     "tokenizer": lambda run: tokenizer(),
+    "gpu": cuda.on_cuda,
+    "gpu_train": lambda run: gpu.train_and_tell(run.left(gpu.SECONDS)),
 }
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures depend on: the processor, and the versions of what was run."""
-    from importlib.metadata import version
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = names[0].partition(": ")[2] if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 0,
-        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "tokenizers", "regex")},
-    }
+BY_NAME = ("gpu", "gpu_train")  # "all" leaves them out: they need a GPU
 
 
 @command("smol.bench")
@@ -60,26 +43,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m smol.bench", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("names", nargs="*", default=["all"], help=", ".join([*BENCHES, "all"]))
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=["all"],
+        help=", ".join([*BENCHES, "all"]) + " (without gpu and gpu_train, which need a GPU)",
+    )
     parser.add_argument(
         "--json",
         type=lambda given: path("--json", given),
         help="write command, date, machine and figures, each as soon as it is measured, into this "
-        "FILE.json; or into this folder, a file for each, of a GPU in a folder of its name",
+        "FILE.json; or into this folder, a file for each, those of a GPU in gpu/ITS-NAME",
     )
     parser.add_argument(
         "--seconds",
         type=_seconds,
         default=math.inf,
         help="decode, prefill and train share so much time: fewer rounds, and rows are skipped "
-        "that take long to compile (transformers, ours and ours at its fastest never are)",
+        "that take long to compile (transformers, ours and ours at its fastest never are); gpu "
+        f"and gpu_train take so much (default: {cuda.SECONDS:.0f}, {gpu.SECONDS:.0f})",
     )
     args = parser.parse_args()
-    names = list(BENCHES) if "all" in args.names else args.names
+    with contextlib.suppress(AttributeError, ValueError):  # in a file, too, as soon as measured
+        sys.stdout.reconfigure(line_buffering=True)
+    names = args.names
+    if "all" in names:
+        names = [name for name in BENCHES if name not in BY_NAME]
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHES)}, all")
     about = machine()
-    place = about.get("gpu", "").replace(" ", "-")  # a GPU's figures beside the CPU's
+    place = Path()
+    if "gpu" in about:  # its figures beside the CPU's
+        place = Path("gpu", about["gpu"].replace(" ", "-"))
     one_file = args.json and args.json.suffix == ".json"
     if args.json:
         writable(args.json.parent if one_file else args.json / place)
@@ -105,7 +100,8 @@ def main() -> int:
         share = (end - time.monotonic()) / (len(names) - number)  # of what the others left
         run = Run(share, lambda measured, name=name: note(name, measured))
         note(name, BENCHES[name](run))
-    return 0
+    failed = [m for m in figures.values() if isinstance(m, dict) and m.get("failed")]
+    return int(bool(failed))
 
 
 def _seconds(given: str) -> float:

@@ -81,36 +81,50 @@ class Row(NamedTuple):
     same: bool = True  # the same weights, so the same ids
 
 
-def ladder(config: SmolLM2Config, device: torch.device) -> tuple[list[Row], list[nn.Module]]:
-    """The rows, and the models that they share, in fp32: transformers' as it comes, with a cache
-    of fixed size and compiled, and ours with one thing more in each row."""
-    from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
+def models_of(config: SmolLM2Config, device: torch.device) -> tuple[nn.Module, SmolLM2]:
+    """transformers' model and ours with the same random weights, in fp32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     ends = {"bos_token_id": None, "eos_token_id": None}  # so that none of them stops early
     theirs = LlamaForCausalLM(LlamaConfig(**{**config.to_dict(), **ends})).eval().to(device)
-    ours = from_reference(theirs).to(device)
-    models, cpu = [theirs, ours], device.type == "cpu"
+    return theirs, from_reference(theirs).to(device)
+
+
+def cast(theirs: nn.Module, ours: list[SmolLM2], dtype: torch.dtype) -> None:
+    """The models in `dtype`; RoPE's table stays, which no checkpoint holds in half precision."""
+    inverse = theirs.model.rotary_emb.inv_freq
+    for model in (theirs, *ours):
+        model.to(dtype)
+    theirs.model.rotary_emb.inv_freq = inverse
+
+
+def of_transformers(theirs: nn.Module, **settings) -> Writer:
+    def write(ids: Tensor, new: int) -> Tensor:
+        lengths = {"max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0}
+        mask = torch.ones_like(ids)
+        return theirs.generate(ids, attention_mask=mask, do_sample=False, **lengths, **settings)
+
+    return write
+
+
+def of_ours(model: SmolLM2, **settings) -> Writer:
+    return lambda ids, new: generate(model, ids, new, **settings)
+
+
+def ladder(theirs: nn.Module, ours: SmolLM2) -> tuple[list[Row], list[SmolLM2]]:
+    """The rows, and those of our models that they share: transformers' as it comes, with a cache
+    of fixed size and compiled, and ours with one thing more in each row."""
+    from transformers import CompileConfig
+
+    models, cpu = [ours], theirs.device.type == "cpu"
     compiling = CompileConfig()
     compiling._compile_all_devices = True  # as they do by themselves on a GPU
     static = {"cache_implementation": "static", "compile_config": compiling}
-
-    def of_transformers(**settings) -> Writer:
-        def write(ids: Tensor, new: int) -> Tensor:
-            lengths = {"max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0}
-            mask = torch.ones_like(ids)
-            return theirs.generate(
-                ids, attention_mask=mask, do_sample=False, **lengths, **settings
-            )
-
-        return write
-
-    def of_ours(model: SmolLM2, **settings) -> Writer:
-        return lambda ids, new: generate(model, ids, new, **settings)
-
+    static = partial(of_transformers, theirs, **static)
     rows = [
-        Row("transformers", of_transformers),
-        Row("transformers, static and compiled", lambda: of_transformers(**static), True, False),
+        Row("transformers", lambda: of_transformers(theirs)),
+        Row("transformers, static and compiled", static, True, False),
         Row("ours", lambda: of_ours(ours)),
     ]
     best = ours
@@ -150,7 +164,8 @@ def writers(
     where it cannot be had. AssertionError where one gives other ids than transformers, in fp32.
     """
     run, found = run or Run(), Writers({}, {}, {}, set())
-    rows, models = ladder(config, device)
+    theirs, ours = models_of(config, device)
+    rows, models = ladder(theirs, ours)
     ids = torch.randint(config.vocab_size, (1, 32), device=device)
     long, reserve, want = COMPILES, 0.0, None
     for row in sorted(rows, key=lambda row: not row.needed):  # those first that are needed
@@ -176,10 +191,7 @@ def writers(
         print(f"{row.name}: its first call took {seconds:.1f} s", file=sys.stderr)
         run.note(first_call={**found.first}, skipped={**found.skipped})
     run.note(skipped=found.skipped)
-    inverse = models[0].model.rotary_emb.inv_freq
-    for model in models:
-        model.to(dtype)
-    models[0].model.rotary_emb.inv_freq = inverse  # which no checkpoint holds in half precision
+    cast(theirs, models, dtype)
     order = {row.name: found.rows[row.name] for row in rows if row.name in found.rows}
     return found._replace(rows=order)
 
@@ -214,33 +226,42 @@ def decode(
     results = []
     for B in (1, 64) if device.type == "cuda" else (1,):
         ids = torch.randint(config.vocab_size, (B, length), device=device)
-        runs = {}
-        for name, write in found.rows.items():
-            runs[f"{name}, first"] = partial(_write, write, ids, 1)
-            runs[name] = partial(_write, write, ids, 1 + new)
-
-        def each(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
-            pairs = {name: (seconds[f"{name}, first"], seconds[name]) for name in found.rows}
-            return {
-                name: [(whole - first) / new for first, whole in zip(*both, strict=True)]
-                for name, both in pairs.items()
-            }
-
-        def after(seconds: dict[str, list[float]], B: int = B, each: Callable = each) -> None:
-            so_far = each(seconds)
-            said = (f"{name} {1e3 * times[-1]:.1f}" for name, times in so_far.items())
-            print(f"batch of {B}, ms a token: {', '.join(said)}", file=sys.stderr)
-            run.note(rounds_of={**run.figures.get("rounds_of", {}), str(B): so_far})
-
-        seconds = each(side_by_side(runs, rounds, run, after))
         bound = count.roofline(*decode_work(config, length + new // 2, B, dtype.itemsize), *speeds)
-        few = {name: partial(_write, write, ids, 9) for name, write in found.rows.items()}
-        memory = {name: peak_memory(work, device) for name, work in few.items()}
-        results += _compared(seconds, bound, memory, B, found)
+        results += each_token(found, ids, new, rounds, bound, run)
         run.note(writers=results)
     run.figures.pop("rounds_of", None)  # they stand in the rows now
     run.note()
     return run.figures
+
+
+def each_token(
+    found: Writers, ids: Tensor, new: int, rounds: int, bound: float, run: Run
+) -> list[dict]:
+    """Seconds a token of each writer, `new` tokens after the first that follows `ids` (B, T), side
+    by side; as rows, printed too."""
+    runs = {}
+    for name, write in found.rows.items():
+        runs[f"{name}, first"] = partial(_write, write, ids, 1)
+        runs[name] = partial(_write, write, ids, 1 + new)
+    B = len(ids)
+
+    def each(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+        pairs = {name: (seconds[f"{name}, first"], seconds[name]) for name in found.rows}
+        return {
+            name: [(whole - first) / new for first, whole in zip(*both, strict=True)]
+            for name, both in pairs.items()
+        }
+
+    def after(seconds: dict[str, list[float]]) -> None:
+        so_far = each(seconds)
+        said = (f"{name} {1e3 * times[-1]:.1f}" for name, times in so_far.items())
+        print(f"batch of {B}, ms a token: {', '.join(said)}", file=sys.stderr)
+        run.note(rounds_of={**run.figures.get("rounds_of", {}), str(B): so_far})
+
+    seconds = each(side_by_side(runs, rounds, run, after))
+    few = {name: partial(_write, write, ids, 9) for name, write in found.rows.items()}
+    memory = {name: peak_memory(work, ids.device) for name, work in few.items()}
+    return _compared(seconds, bound, memory, B, found)
 
 
 def prefill(

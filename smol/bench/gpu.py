@@ -1,4 +1,4 @@
-"""SmolLM2-135M's shape, trained for a minute or two: `python -m smol.bench.gpu [--json FILE]`.
+"""SmolLM2-135M's shape, trained for a minute or two: `python -m smol.bench gpu_train`.
 
 What the last section of notebook 5 runs where there is a CUDA GPU. It is `smol.train.train`, on
 Tiny Shakespeare where that is in reach, else on the stories, with SmolLM2's own tokenizer where
@@ -6,26 +6,19 @@ that is. How many windows a step has comes from the GPU's free memory, how many 
 speed of the first ones.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
 
-from smol.bench.__main__ import machine
-from smol.checks import path
 from smol.count import training_memory
 from smol.data import load_corpus, tokenise
 from smol.device import choose_device, choose_precision
-from smol.files import writable, written_beside
 from smol.pretrained import SHIPPED, instruct_files
-from smol.terminal import command
 from smol.tokenizer import TOKENIZER_FILES
 from smol.train import PRESETS, TrainConfig, read_log, tokenizer_of, train
 
@@ -37,14 +30,19 @@ RESERVE = 0.7  # of the free memory: autocast keeps copies that the estimate doe
 
 
 def train_on_gpu(
-    out: str | Path, seconds: float = SECONDS, preset: str = "135m", device: str = "cuda"
+    out: str | Path,
+    seconds: float = SECONDS,
+    preset: str = "135m",
+    device: str = "cuda",
+    **changes,
 ) -> dict:
     """Trains the preset for about so many seconds; settings, speed, memory, and the log's rows.
+    `changes` are settings of `TrainConfig` that shall be others.
 
     The folder `out` gets the log and one checkpoint, 1.6 GB for SmolLM2-135M.
     """
     where, out = choose_device(device), Path(out)
-    config = settings(preset, where)
+    config = dataclasses.replace(settings(preset, where), **changes)
     tokens = len(tokenise(corpus := load_corpus(config.data), tokenizer_of(corpus, config)).train)
     with tempfile.TemporaryDirectory() as folder:
         first = dataclasses.replace(config, steps=FIRST_STEPS, log_every=FIRST_STEPS // 2)
@@ -146,31 +144,14 @@ def told(run: dict | None) -> str:
     )
 
 
-def stored(file: Path) -> dict | None:
-    """The run that a file of `main` holds; None where there is no such file."""
-    return json.loads(file.read_text(encoding="utf-8"))["gpu_train"] if file.is_file() else None
-
-
-@command("smol.bench.gpu")
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m smol.bench.gpu", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--json", type=lambda given: path("--json", given), help="write into FILE")
-    args = parser.parse_args()
-    if args.json:
-        writable(args.json.parent)
+def train_and_tell(seconds: float = SECONDS, **changes) -> dict:
+    """`train_on_gpu` in a folder that goes again, told; what it gives."""
     with tempfile.TemporaryDirectory() as folder:
-        run = train_on_gpu(folder, args.seconds)
+        run = train_on_gpu(folder, seconds, **changes)
     print(told(run))
-    if args.json:
-        about = {"command": f"python -m smol.bench.gpu --seconds {args.seconds:g}"}
-        about |= {"date": str(date.today()), "machine": machine(), "gpu_train": run}
-        with written_beside(args.json.parent, args.json.name) as (part,):
-            part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return run
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def stored(file: Path) -> dict | None:
+    """The run that a file of `bench gpu_train` holds; None where there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8"))["gpu_train"] if file.is_file() else None

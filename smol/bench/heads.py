@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smol.bench.__main__ import machine
+from smol.bench.timing import machine
 from smol.checks import path
 from smol.data import Corpus, load_corpus
 from smol.files import writable, written_beside

@@ -1,10 +1,13 @@
 """Contestants in turn, and what this machine can do at most."""
 
 import math
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,15 +22,33 @@ class Run:
         self.end, self.write = time.monotonic() + seconds, write
         self.figures = {}
 
-    def left(self) -> float:
-        """Seconds, none of them below 0."""
-        return max(0.0, self.end - time.monotonic())
+    def left(self, unless: float = math.inf) -> float:
+        """Seconds, none of them below 0; `unless` where nobody has said how many."""
+        return unless if self.end == math.inf else max(0.0, self.end - time.monotonic())
 
     def note(self, **figures) -> None:
         """Adds to the figures, and writes all that there are."""
         self.figures |= figures
         if self.write:
             self.write(self.figures)
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on: the processor, and the versions of what was run."""
+    from importlib.metadata import version
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
+        cpu = names[0].partition(": ")[2] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() or 0,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "tokenizers", "regex")},
+    }
 
 
 def side_by_side(
@@ -50,8 +71,8 @@ def side_by_side(
             work()
             if number:
                 seconds[name].append(time.perf_counter() - start)
-        longest = max(longest, time.perf_counter() - begin)
-        if number:
+        if number:  # in the first something may be compiled anew
+            longest = max(longest, time.perf_counter() - begin)
             after(seconds)
             if run and run.left() < longest:
                 break

@@ -24,10 +24,20 @@ from smol.bench.timing import (
     spread,
 )
 from smol.count import flops_per_token
-from smol.device import choose_device, choose_precision
+from smol.device import Precision, choose_device, choose_precision
 from smol.pretrained import from_reference
-from smol.train import PRESETS, LossModel, chunked_cross_entropy, parameter_groups
+from smol.terminal import reason
+from smol.train import (
+    PRESETS,
+    LossModel,
+    Ranks,
+    TrainConfig,
+    chunked_cross_entropy,
+    parameter_groups,
+)
+from smol.train.captured import CapturedStep
 from smol.train.compiled import compiled_blocks
+from smol.train.learner import Learner
 
 
 class Rung(NamedTuple):
@@ -41,6 +51,7 @@ class Rung(NamedTuple):
     own: bool = False  # the loss makes its gradient while it has a chunk's logits
     fused: bool = False
     compile: bool = False  # ours block by block; its first step takes long
+    captured: bool = False  # the whole step is one CUDA graph
     needed: bool = True  # measured whatever the time; the others where it suffices
 
     @property
@@ -50,7 +61,8 @@ class Rung(NamedTuple):
 
 
 def ladder(device: torch.device) -> list[Rung]:
-    """Each rung adds one thing to the one before, where this device has it."""
+    """Each rung adds one thing to the one before. What a device has not is no rung of its ladder:
+    TF32 and captured steps are CUDA's."""
     rows, best = [Rung("transformers", theirs=True), Rung("ours")], choose_precision(device)
     if best.tf32:
         rows.append(Rung("+ TF32", tf32=True))
@@ -69,8 +81,10 @@ def ladder(device: torch.device) -> list[Rung]:
         rows.append(Rung(name, **more))
     plain = {"tf32": more["tf32"], "dtype": dtype, "theirs": True}
     too = Rung("transformers, so too", fused=True, needed=False, **plain)
-    best = rows[-1].name  # and transformers' and our plain model
-    rows = [row._replace(needed=row.name in ("transformers", "ours", best)) for row in rows]
+    best = rows[-1]  # and transformers' and our plain model
+    rows = [row._replace(needed=row.name in ("transformers", "ours", best.name)) for row in rows]
+    if device.type == "cuda":
+        rows.append(best._replace(name="+ captured", captured=True, needed=False))
     return [*rows, too, too._replace(name="transformers, so too, compiled", compile=True)]
 
 
@@ -93,6 +107,7 @@ def train(
     seq_len: int = 0,
     rounds: int = 5,
     run: Run | None = None,
+    rungs: list[Rung] | None = None,
 ) -> dict:
     """One training step on every rung of the ladder, and transformers' model in the same loop.
 
@@ -100,7 +115,8 @@ def train(
     model's share of the arithmetic (MFU) is taken against a matrix product measured here, in the
     rung's own precision, and of a known chip in bf16 against its data sheet too; its FLOPs count
     full attention. Memory is what one contestant holds at most in a step, weights and optimizer
-    with it. Where a `run` has little time, there are fewer rounds, and rungs are skipped.
+    with it. Where a `run` has little time, there are fewer rounds, and rungs are skipped. Other
+    `rungs` than the ladder's are compared with the first of them.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -115,7 +131,7 @@ def train(
     run = run or Run()
     flops = B * T * flops_per_token(config, T)
     run.note(preset=dataclasses.asdict(config), batch_size=B, seq_len=T, flops_per_step=flops)
-    contestants, skipped = _equal_contestants(ladder(device), theirs, ids, run)
+    contestants, skipped = _equal_contestants(rungs or ladder(device), theirs, ids, run)
 
     def after(seconds: dict[str, list[float]]) -> None:
         said = (f"{name} {times[-1]:.3f}" for name, times in seconds.items())
@@ -124,7 +140,7 @@ def train(
 
     steps = {c.rung.name: c.step for c in contestants}
     seconds = side_by_side(steps, rounds, run, after)
-    peaks = {name: peak_memory(step, device) for name, step in steps.items()}
+    peaks = {c.rung.name: _peak(c, device) for c in contestants}
     rates = _product_rates({c.rung.product for c in contestants}, device)
     rows = _compared(contestants, device, seconds, peaks, rates, B * T, flops)
     for name, why in skipped.items():
@@ -136,11 +152,18 @@ def train(
     return run.figures
 
 
+def _peak(contestant: Contestant, device: torch.device) -> int | None:
+    # A graph's memory is its own from the capture on: a step takes nothing more.
+    return None if contestant.rung.captured else peak_memory(contestant.step, device)
+
+
 def training_step(
     model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor
 ) -> tuple[Callable, torch.optim.Optimizer]:
     """A function that takes a step on always the same batch and gives the loss before it; and its
     optimizer."""
+    if rung.captured:
+        return _captured_step(model, rung, inputs, labels)
     if rung.own:
         run = LossModel(model, rung.chunk)
     elif rung.chunk:
@@ -179,35 +202,74 @@ def training_step(
     return step, optimizer
 
 
+def _captured_step(
+    model: nn.Module, rung: Rung, inputs: Tensor, labels: Tensor
+) -> tuple[Callable, torch.optim.Optimizer]:
+    """`training_step` as `smol.train` takes it where a step is one CUDA graph: its batch comes
+    from the CPU. The first call takes the steps before the capture too."""
+    dtype, kept = getattr(torch, rung.dtype), ExitStack()
+    precision = Precision(dtype if dtype != torch.float32 else None, False, rung.tf32)
+    B, T = inputs.shape
+    config = TrainConfig(preset="135m", batch_size=B, seq_len=T)
+    batch = inputs.cpu(), labels.cpu()
+    learner = Learner(model, config, inputs.device, precision, Ranks())
+    learner.captured = CapturedStep(learner)  # however large the batch is
+    if rung.compile:
+        kept.enter_context(learner.compiling())
+
+    def step() -> float:
+        torch.set_float32_matmul_precision("high" if rung.tf32 else "highest")
+        nats, targets, _ = learner.step(*batch, 1e-5)
+        loss = nats.item() / targets
+        while learner.captured.graph is None:
+            learner.step(*batch, 1e-5)
+        return loss
+
+    step.kept = kept
+    return step, learner.optimizers[0]
+
+
 def _equal_contestants(
     rungs: list[Rung], theirs: nn.Module, ids: Tensor, run: Run
 ) -> tuple[list[Contestant], dict[str, str]]:
-    """Each rung after its first step, and why others are skipped: there is no time for them.
-    AssertionError where a loss is not transformers'."""
+    """Each rung after its first step, and why others are skipped: there is no time for them, no
+    memory, or they do not compile. AssertionError where a loss is not the first one's."""
     found, skipped, long, reserve = {}, {}, COMPILES, 0.0
     for rung in sorted(rungs, key=lambda rung: not rung.needed):  # those first that are needed
         needs = long * rung.compile + reserve
         if not rung.needed and run.left() < needs:
             skipped[rung.name] = f"{run.left():.0f} s were left, it needs about {needs:.0f}"
             continue
-        model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(ids.device)
-        step, optimizer = training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
-        start = time.perf_counter()
-        loss = step()
-        seconds = time.perf_counter() - start
+        try:
+            step, optimizer, loss, seconds = _first_step(rung, theirs, ids)
+        except RuntimeError as error:
+            if not found:
+                raise
+            skipped[rung.name] = reason(error)
+            continue
         if rung.compile:
             long = seconds
         else:
             reserve += 4 * seconds  # two rounds, the memory
-        held = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+        weights = (p for group in optimizer.param_groups for p in group["params"])
+        held = [*weights, *(t for s in optimizer.state.values() for t in s.values())]
         resident = sum(tensor.nbytes for tensor in held)
         found[rung.name] = Contestant(rung, step, loss, seconds, resident)
-        first = found["transformers"].loss  # in fp32
-        if abs(loss - first) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
-            raise AssertionError(f"{rung.name} has a loss of {loss}, transformers {first}")
+        base = next(iter(found.values()))
+        if abs(loss - base.loss) > (2e-2 if rung.dtype != "float32" or rung.tf32 else 1e-4):
+            first = f"{base.rung.name} {base.loss}"
+            raise AssertionError(f"{rung.name} has a loss of {loss}, {first}")
         print(f"{rung.name}: loss {loss:.4f} in a first step of {seconds:.1f} s", file=sys.stderr)
         run.note(first_step={name: c.first for name, c in found.items()}, skipped={**skipped})
     return [found[rung.name] for rung in rungs if rung.name in found], skipped
+
+
+def _first_step(rung: Rung, theirs: nn.Module, ids: Tensor) -> tuple:
+    model = copy.deepcopy(theirs) if rung.theirs else from_reference(theirs).to(ids.device)
+    step, optimizer = training_step(model.train(), rung, ids[:, :-1], ids[:, 1:])
+    start = time.perf_counter()
+    loss = step()
+    return step, optimizer, loss, time.perf_counter() - start
 
 
 def _product_rates(products: set[str], device: torch.device) -> dict[str, float]:
@@ -231,7 +293,8 @@ def _compared(
 ) -> list[dict]:
     """A row for each contestant, printed too; `tokens` and `flops` are those of one step."""
     chip = count.chip(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    titles = f"{'tokens/s':>9}  {'x transformers':>14}  {'MFU':>5}  memory  first step"
+    base = contestants[0].rung.name
+    titles = f"{'tokens/s':>9}  {f'x {base}':>14}  {'MFU':>5}  memory  first step"
     print(f"{'':32}{'a step':<30}{titles}")
     rows = []
     for rung, _, loss, first, resident in contestants:
@@ -243,7 +306,7 @@ def _compared(
             "loss": loss,
             "seconds": times,
             "tokens_per_second": tokens / middle,
-            "speedup": median_ratio(seconds["transformers"], times),
+            "speedup": median_ratio(seconds[base], times),
             "mfu": flops / middle / rates[rung.product],
             "mfu_of_data_sheet": flops / middle / chip.flops if of_sheet else None,
             "memory": peak and peak + resident,

@@ -25,6 +25,7 @@ from smol.bench.parity import examine, parity, patients, real, real_patient, sum
 from smol.bench.patient import doctor_of, trained_patient
 from smol.bench.timing import Run, side_by_side, spread
 from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
+from smol.bench.train import Rung as Step
 from smol.bench.train import ladder, train, training_step
 from smol.count import cache_bytes, count_parameters, flops_per_token
 from smol.data import Corpus, load_corpus
@@ -35,9 +36,11 @@ from smol.lesson.figures.readme import learned_from, results_from
 from smol.parity import MUTANTS, Mutant, Report
 from smol.parity.ladder import Rung
 from smol.pretrained import from_reference
+from smol.tests.captures import graphs_on_the_cpu
 from smol.tests.reference import tiny_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
 from smol.train import PRESETS
+from smol.train.optimizer import optimizers_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,14 +142,14 @@ def test_a_gpu_has_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr("smol.bench.__main__.machine", lambda: {"gpu": "NVIDIA H200"})
     monkeypatch.setattr(sys, "argv", ["bench", "one", "--json", str(tmp_path)])
     assert main() == 0
-    assert json.loads((tmp_path / "NVIDIA-H200" / "one.json").read_text())["one"] == 1
+    assert json.loads((tmp_path / "gpu" / "NVIDIA-H200" / "one.json").read_text())["one"] == 1
 
 
 def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
         main()
-    names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, all"
+    names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, gpu, gpu_train, all"
     assert f"no benchmark quantum: choose from {names}" in capsys.readouterr().err
 
 
@@ -220,6 +223,41 @@ def test_without_time_the_rungs_that_are_needed_stay(capsys, monkeypatch):
     assert "skipped: 0 s were left" in capsys.readouterr().out
 
 
+def test_a_captured_rung_takes_the_trainers_steps(monkeypatch, capsys):
+    """What is timed is a replay; its losses are those of the steps that are not captured."""
+    fused = lambda model, config, fused: optimizers_of(model, config, fused=True)  # noqa: E731
+    monkeypatch.setattr("smol.train.learner.optimizers_of", fused)
+    monkeypatch.setattr("smol.bench.train.matmul_rate", lambda *args: 1e12)
+    rungs = [Step("eager", chunk=4096, own=True, fused=True), Step("captured", captured=True)]
+    with graphs_on_the_cpu(monkeypatch) as said:
+        result = train("tiny", batch_size=2, seq_len=16, rounds=2, rungs=rungs)
+        assert said == [*["wait", "aside", "wait"] * 3, "capture"]
+        model = SmolLM2(PRESETS["tiny"].config)
+        ids = torch.randint(1024, (2, 17))
+        batch = ids[:, :-1], ids[:, 1:]
+        ways = [training_step(copy.deepcopy(model), rung, *batch)[0] for rung in rungs]
+        plain, fast = ([step() for _ in range(8)] for step in ways)
+    assert fast[:5] == pytest.approx([plain[0], *plain[4:]], abs=1e-3)  # the first call took four
+    eager, captured = result["rungs"]
+    assert eager["speedup"] == 1.0 and captured["loss"] == pytest.approx(eager["loss"])
+    assert eager["memory"] and captured["memory"] is None
+    assert "x eager" in capsys.readouterr().out
+
+
+def test_a_rung_that_fails_is_skipped_with_its_reason(monkeypatch):
+    def broken(run, **settings):
+        raise RuntimeError("no kernel of this shape\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("smol.bench.train.matmul_rate", lambda *args: 1e12)
+    rungs = [Step("ours"), Step("compiled", chunk=8, own=True, compile=True)]
+    result = train("tiny", batch_size=2, seq_len=16, rounds=1, rungs=rungs)
+    assert [row["name"] for row in result["rungs"]] == ["ours"]
+    assert result["skipped"] == {"compiled": "no kernel of this shape"}
+    with pytest.raises(RuntimeError, match="no kernel"):  # what the others are compared with
+        train("tiny", batch_size=2, seq_len=16, rounds=1, rungs=rungs[1:])
+
+
 def test_a_rung_with_another_loss_is_not_timed(monkeypatch):
     def shifted(theirs):
         model = from_reference(theirs)
@@ -241,12 +279,14 @@ def test_the_ladder_of_a_gpu(capability, want, monkeypatch):
     rungs = ladder(torch.device("cuda"))
     names = [rung.name for rung in rungs]
     assert names[:2] == ["transformers", "ours"]
-    assert names[2:-6] == want
-    more = ["+ fused AdamW", "+ chunked loss", "+ its own gradient", "+ compile"]
-    assert names[-6:-2] == more
+    assert names[2:-7] == want
+    more = ["+ fused AdamW", "+ chunked loss", "+ its own gradient", "+ compile", "+ captured"]
+    assert names[-7:-2] == more
     best = rungs[names.index("+ compile")]
     assert best.compile and best.own and best.fused and best.chunk and best.tf32 == bool(want)
     assert best.dtype == ("bfloat16" if want else "float32")
+    captured = rungs[names.index("+ captured")]
+    assert captured.captured and captured.compile and best.needed and not captured.needed
     products = ["float32", "tf32", "bfloat16"] if want else ["float32"]
     assert list(dict.fromkeys(rung.product for rung in rungs)) == products
     theirs = rungs[-1]

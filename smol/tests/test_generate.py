@@ -515,8 +515,9 @@ def test_a_model_prepared_for_decoding_is_the_same_model(
 def test_each_thread_makes_a_part_of_the_outputs(monkeypatch, ours):
     """Of one token; where the parts would be unequal, and for more tokens, the usual way."""
     shapes = []
-    product = torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda a, b: shapes.append(b.shape) or product(a, b))
+    product = torch.baddbmm
+    noted = lambda o, a, b, beta: shapes.append(b.shape) or product(o, a, b, beta=beta)  # noqa: E731
+    monkeypatch.setattr(torch, "baddbmm", noted)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(fast, "columns_pay", lambda *trial: True)
     layer = prepare_for_decoding(copy.deepcopy(ours)).layers[0].mlp

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smol.bench import gpu
+from smol.bench.__main__ import main as bench_main
 from smol.bench.heads import main as heads_main
 from smol.bench.heads import measured
 from smol.data import Corpus, load_corpus
@@ -33,8 +34,10 @@ def offline(monkeypatch):
 
 
 def test_it_trains_and_says_what_came_of_it(tmp_path, offline, capsys):
-    run = gpu.train_on_gpu(tmp_path / "run", seconds=0.0, preset="tiny", device="cpu")
+    how = {"preset": "tiny", "device": "cpu", "batch_size": 4}
+    run = gpu.train_on_gpu(tmp_path / "run", seconds=0.0, **how)
     assert run["data"] == "stories" and run["steps"] == gpu.FIRST_STEPS
+    assert (run["batch_size"], run["seq_len"]) == (4, gpu.SEQ_LEN)
     assert (run["gpu"], run["memory"], run["precision"]) == (None, None, "float32")
     assert run["tokens_per_second"] > 0 and run["epochs"] < 1
     assert run["log"][-1]["step"] == run["steps"] and "sample" in run["log"][-1]
@@ -86,12 +89,17 @@ def test_the_command_writes_a_file(tmp_path, monkeypatch, capsys):
     run |= dict.fromkeys(("parameters", "vocabulary", "steps", "batch_size", "seq_len"), 7)
     run |= {"precision": "float16", "data": "stories", "epochs": 1.25, "tokens_per_second": 9.0}
     run["memory_expected"] = 8e9
-    monkeypatch.setattr(gpu, "train_on_gpu", lambda folder, seconds: run)
-    monkeypatch.setattr(sys, "argv", ["gpu", "--json", str(tmp_path / "gpu_train.json")])
-    assert gpu.main() == 0
-    stored = json.loads((tmp_path / "gpu_train.json").read_text())
-    assert stored["gpu_train"]["gpu"] == "Tesla T4" and "cpu" in stored["machine"]
+    given = []
+    monkeypatch.setattr(gpu, "train_on_gpu", lambda folder, seconds: given.append(seconds) or run)
+    file = tmp_path / "gpu_train.json"
+    monkeypatch.setattr(sys, "argv", ["bench", "gpu_train", "--json", str(file)])
+    assert bench_main() == 0
+    assert (
+        gpu.stored(file)["gpu"] == "Tesla T4" and "cpu" in json.loads(file.read_text())["machine"]
+    )
     assert "memory: 9.0 GB at its peak; expected in fp32, 8.0 GB" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["bench", "gpu_train", "--seconds", "200"])
+    assert bench_main() == 0 and given == [gpu.SECONDS, pytest.approx(200, abs=1)]
 
 
 def test_heads_are_measured_for_each_checkpoint(tmp_path, monkeypatch, capsys):
