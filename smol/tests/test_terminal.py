@@ -144,8 +144,8 @@ def test_an_error_that_is_nobodys_mistake_keeps_its_traceback():
 
 # -- the commands ---------------------------------------------------------------------------------
 
-RUN = "$P -m smol.train --data $D --steps 12 --batch-size 4 --seq-len 32 --device cpu"
-RUN += " --log-every 4 --eval-every 6 --out $O"
+RUN = "$P -m smol.train --data $D --steps 6 --batch-size 4 --seq-len 32 --device cpu"
+RUN += " --log-every 2 --eval-every 3 --out $O"
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,8 @@ def test_a_run_ends_and_saves_whatever_becomes_of_stderr(text, tmp_path, stderr)
     """A full disk of logs, a pager that ended, a session that went."""
     done = shell(f"{RUN} {stderr}", D=text, O=str(tmp_path))
     assert done.returncode == 0
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000012"]
-    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [4, 6, 8, 12]
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000006"]
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [2, 3, 4, 6]
 
 
 @POSIX
