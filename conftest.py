@@ -24,7 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # These take the longest after the notebooks: begun last, one process would wait for the other.
-FIRST = ("test_real.py", "test_train.py", "test_hub.py", "test_generate.py", "test_bench.py")
+FIRST = [
+    f"test_{name}.py"
+    for name in ("real", "train", "bench", "restart", "terminal", "parity", "fixed", "generate")
+]
 
 
 def pytest_collection_modifyitems(items):

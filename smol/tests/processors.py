@@ -6,7 +6,7 @@ any x86-64, "avx2" most laptops, "native" what is here (an ARM processor has one
 before a release: the whole suite under each, and for each test that fails what it said. Generic
 kernels take four times as long, and bf16 thirty times, so the limits of time are this command's.
 
-The suite itself runs, with generic kernels, the cells of two notebooks that print a measured
+The suite itself runs, with generic kernels, the cells of notebook 2 that print a measured
 number: `cells_for` and `differences` (test_processors.py).
 """
 

@@ -2,8 +2,8 @@
 
 A card is a Markdown cell with "**Exercise 2.4**", its hints and its solution in <details>; the
 cell after it is the stub, which calls the check. A solution is run in the stub's place, after the
-cells that it needs, and the check must call it right (test_solutions.py). `faults` says what else
-is wrong with a card and its stub.
+cells that it needs, and the check must call it right: `python -m smol.tests.solutions`, and with
+a shorter training test_solutions.py. `faults` says what else is wrong with a card and its stub.
 """
 
 import ast
@@ -26,6 +26,8 @@ FENCE = re.compile(
 )
 FOLDED = re.compile(r"<details><summary>([^<]*)</summary>(.*?)</details>", re.DOTALL)
 ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+RIGHT = ("correct", "exact", "within")  # how a check's line on a right answer begins
 
 
 @dataclass(frozen=True)
@@ -181,3 +183,22 @@ class Reader:
                     exec(compile(source, name, "exec"), self.space)
                 self.printed[k] = out.getvalue()
         return self.printed[target]
+
+
+def verdicts(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """What its check says of each exercise's solution, by the exercise's number."""
+    reader = Reader(notebook)
+    return {number: reader.run(cell).splitlines()[-1] for number, cell in reader.of.items()}
+
+
+def main() -> int:
+    wrong = 0
+    for file in FILES:
+        for number, said in verdicts(nbformat.read(file, as_version=4)).items():
+            print(f"{number:5}{said}", flush=True)
+            wrong += not said.startswith(RIGHT)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

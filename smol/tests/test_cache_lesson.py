@@ -55,7 +55,14 @@ PLANTED = {
 
 
 def opened() -> nbformat.NotebookNode:
-    return nbformat.read(FILE, as_version=4)
+    """The notebook, its greedy story ended early: all of it is long, and written by `refresh.py`
+    and `pytest --nbval`."""
+    notebook = nbformat.read(FILE, as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    assert sum(source.count("empty, 241)") for source in sources) == 3
+    for cell, source in zip(notebook.cells, sources, strict=True):
+        cell.source = source.replace("empty, 241)", "empty, 41)")
+    return notebook
 
 
 def place(notebook: nbformat.NotebookNode, piece: str) -> int:

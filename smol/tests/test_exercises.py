@@ -392,6 +392,11 @@ EXERCISES = {
 }
 
 
+# They compute for a while, and the sentence on each wrong answer is read below or in
+# test_generate_lesson.py.
+LONG = ("keep_top_p", "sample", "write_cached", "layer_flops", "peak_bytes", "training_loop")
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_exercise(name, capsys):
     check, (right, wrong) = CHECKS[name], EXERCISES[name]
@@ -400,7 +405,7 @@ def test_exercise(name, capsys):
     assert capsys.readouterr().out == "not attempted yet\n"
     check(right)
     assert capsys.readouterr().out.startswith(("correct", "exact"))
-    for answer in wrong:
+    for answer in wrong[:1] if name in LONG else wrong:
         check(answer)
         assert capsys.readouterr().out.startswith("not yet: ")
     assert torch.equal(torch.get_rng_state(), state)

@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,19 +14,35 @@ import torch
 from smol import save_pretrained
 from smol.tests.reference import random_ids
 
-ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789" * 4
-SECONDS = 15  # for a failure, importing torch included; the hub's own client retries for 23
+SECONDS = 15  # for a failure; the hub's own client retries for 23
 
+# A process for each load, as the hub's client reads its settings once. They are forked, where the
+# system can, from one that has imported what takes seconds, and not the client.
+APART = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+APART.set_forkserver_preload(["smol"])
 LOAD = """
 import os, sys, time, torch, smol
-if "NO_PAUSES" in os.environ:  # of the client, before it asks again
+assert "huggingface_hub" not in sys.modules
+for key in [key for key in os.environ if key.startswith(("HF_", "SMOL_"))]:
+    del os.environ[key]
+os.environ.update(environment)
+os.chdir(folder)
+torch.set_num_threads(1)
+if "NO_PAUSES" in environment:  # of the client, before it asks again
     time.sleep = lambda seconds: None
-if "PIN" in os.environ:  # the commit that is wanted, as of a published model
-    smol.pretrained.PUBLISHED[sys.argv[1]] = smol.pretrained.Published(None, os.environ["PIN"])
-model = smol.load_pretrained(sys.argv[1])
-with torch.no_grad():
-    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+if "PIN" in environment:  # the commit that is wanted, as of a published model
+    smol.pretrained.PUBLISHED[name] = smol.pretrained.Published(None, environment["PIN"])
+try:
+    model = smol.load_pretrained(name)
+except Exception as error:
+    with open("error.txt", "w", encoding="utf-8") as file:
+        file.write(f"{type(error).__name__}: {error}")
+else:
+    with torch.no_grad():
+        torch.save(model(torch.load("ids.pt")), "logits.pt")
 """
 
 
@@ -134,28 +147,24 @@ def load(tmp_path, hub, ours):
 
     def load(name: str = "someone/tiny", **environment: str) -> str:
         """What went wrong, or "" where the model that came is the one on the hub."""
-        result = tmp_path / "logits.pt"
-        result.unlink(missing_ok=True)
-        run = subprocess.run(
-            [sys.executable, "-c", LOAD, name, str(tmp_path / "ids.pt"), str(result)],
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "SMOL_"))},
-                "PYTHONPATH": str(ROOT),
-                "HF_ENDPOINT": hub.url,
-                "HF_HOME": str(tmp_path / "home"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "NO_PROXY": "127.0.0.1",
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if run.returncode:
-            return run.stderr.strip().splitlines()[-1]
+        result, said = tmp_path / "logits.pt", tmp_path / "error.txt"
+        for file in (result, said):
+            file.unlink(missing_ok=True)
+        environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        }
+        given = {"name": name, "folder": str(tmp_path), "environment": environment}
+        process = APART.Process(target=exec, args=(LOAD, given), daemon=True)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+        if said.exists():
+            return said.read_text(encoding="utf-8")
         with torch.no_grad():
             assert torch.equal(torch.load(result), ours(random_ids(2, 20)))
         return ""

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from smol import SmolLM2, SmolLM2Config, load_pretrained, save_pretrained
 from smol.data import Corpus, encode, tokenise
+from smol.pretrained import SHIPPED
 from smol.tests.kills import write_text
 from smol.tests.reference import random_ids, tiny_config
 from smol.tokenizer import BPETokenizer, byte_alphabet
@@ -300,7 +301,7 @@ def test_transformers_computes_the_same_from_what_is_saved(tmp_path):
 RUNS = [
     {},
     {"optimizer": "muon", "schedule": "cosine"},
-    {"data": "fresh", "dtype": "bfloat16", "clip": math.inf},
+    {"data": "fresh", "tokenizer": str(SHIPPED), "dtype": "bfloat16", "clip": math.inf},
     {
         "batch_size": np.int64(2),
         "learning_rate": np.float32(1e-3),

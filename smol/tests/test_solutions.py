@@ -1,14 +1,24 @@
-"""Each exercise has a card; its folded solution is executed, and the check calls it right."""
+"""Each exercise has a card; its folded solution is executed, and the check calls it right.
 
-from pathlib import Path
+With all that a notebook computes, and no training cut short: `python -m smol.tests.solutions`.
+"""
 
 import nbformat
 import pytest
 
-from smol.tests.solutions import Reader, cards, faults, read_below, solutions
+from smol.tests.solutions import (
+    FILES,
+    RIGHT,
+    Reader,
+    cards,
+    faults,
+    read_below,
+    solutions,
+    verdicts,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+# Notebook 3's bugs are found in any weights: how long its model learns decides no solution.
+SHORTER = {"03_parity": ("range(301)", "range(21)")}
 
 
 def opened(file):
@@ -34,10 +44,13 @@ class TestExercises:
             assert faults(card.source, solution.code, stub.source) == [], number
 
     def test_the_solutions_are_right(self, file):
-        reader = Reader(opened(file))
-        for number, cell in reader.of.items():
-            said = reader.run(cell).splitlines()[-1]
-            assert said.startswith(("correct", "exact", "within")), (number, said)
+        notebook = opened(file)
+        if file.stem in SHORTER:
+            long, short = SHORTER[file.stem]
+            (cell,) = (cell for cell in notebook.cells if long in cell.source)
+            cell.source = cell.source.replace(long, short)
+        for number, said in verdicts(notebook).items():
+            assert said.startswith(RIGHT), (number, said)
 
     def test_nothing_below_depends_on_an_answer(self, file):
         assert read_below(opened(file)) == []

@@ -85,7 +85,15 @@ def test_a_gpu_fetches_its_batch_from_pinned_memory(monkeypatch):
 
 
 @pytest.fixture
-def collections(monkeypatch):
+def thawed():
+    """As in a process that is no test's: nothing is frozen (conftest.py)."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.fixture
+def collections(monkeypatch, thawed):
     """The steps after which garbage was looked for."""
     found, step, collect = [], Progress.step, gc.collect
 
@@ -107,7 +115,9 @@ def test_garbage_is_looked_for_between_steps_only(text, tmp_path, collections):
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
-def test_what_is_there_after_the_first_step_is_not_looked_at_again(text, tmp_path, monkeypatch):
+def test_what_is_there_after_the_first_step_is_not_looked_at_again(
+    text, tmp_path, monkeypatch, thawed
+):
     frozen, add = [], Log.add
     monkeypatch.setattr(
         Log, "add", lambda log, row: (frozen.append(gc.get_freeze_count()), add(log, row))
@@ -118,7 +128,7 @@ def test_what_is_there_after_the_first_step_is_not_looked_at_again(text, tmp_pat
     assert all(frozen[1] - 1000 < count <= frozen[1] for count in frozen[2:])
 
 
-def test_the_collector_comes_back_after_an_error_as_it_was(text, tmp_path, monkeypatch):
+def test_the_collector_comes_back_after_an_error_as_it_was(text, tmp_path, monkeypatch, thawed):
     monkeypatch.setattr(Log, "add", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.train(settings(text), tmp_path / "a")

@@ -32,6 +32,7 @@ def test_the_file_and_its_card_are_what_the_command_writes(capsys):
 
 def test_the_check_can_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stories, "DATA", tmp_path)
+    monkeypatch.setattr(stories, "COUNT", 100)
     assert main(["--check"]) == 1
     assert "run `python -m smol.stories`" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

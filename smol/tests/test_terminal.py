@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from smol.generate import __main__ as generating
 from smol.pretrained import SHIPPED
 from smol.terminal import Aside, command, say
 from smol.tests.kills import write_text
@@ -144,8 +145,8 @@ def test_an_error_that_is_nobodys_mistake_keeps_its_traceback():
 
 # -- the commands ---------------------------------------------------------------------------------
 
-RUN = "$P -m smol.train --data $D --steps 12 --batch-size 4 --seq-len 32 --device cpu"
-RUN += " --log-every 4 --eval-every 6 --out $O"
+RUN = "$P -m smol.train --data $D --steps 6 --batch-size 4 --seq-len 32 --device cpu"
+RUN += " --log-every 2 --eval-every 3 --out $O"
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,8 @@ def test_a_run_ends_and_saves_whatever_becomes_of_stderr(text, tmp_path, stderr)
     """A full disk of logs, a pager that ended, a session that went."""
     done = shell(f"{RUN} {stderr}", D=text, O=str(tmp_path))
     assert done.returncode == 0
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000012"]
-    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [4, 6, 8, 12]
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000006"]
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [2, 3, 4, 6]
 
 
 @POSIX
@@ -211,12 +212,26 @@ def test_an_answer_that_cannot_be_written_is_an_error_in_one_line():
     assert done.stderr == b"smol.generate: No space left on device\n"
 
 
+NINE = "--device cpu --seed 1 --max-new-tokens 9"
+
+
+@pytest.fixture
+def written(monkeypatch, capsys):
+    """What the command writes when it is called here, and not in a process of its own."""
+
+    def written(prompt: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["generate", prompt, *NINE.split()])
+        assert generating.main() == 0
+        return capsys.readouterr().out
+
+    return written
+
+
 @POSIX
-def test_a_text_goes_into_any_encoding():
+def test_a_text_goes_into_any_encoding(written):
     """cp1252 has no emoji: the rest of the text is not lost by it."""
-    line = "$P -m smol.generate 'A 🎉 mouse' --device cpu --seed 1 --max-new-tokens 9"
-    want = shell(line, PYTHONIOENCODING="utf-8").stdout.decode()
-    done = shell(line, PYTHONIOENCODING="cp1252")
+    want = written("A 🎉 mouse")
+    done = shell(f"$P -m smol.generate 'A 🎉 mouse' {NINE}", PYTHONIOENCODING="cp1252")
     assert (done.returncode, done.stderr) == (0, b"")
     assert want.startswith("A 🎉 mouse") and len(want) > 20
     assert done.stdout.decode("cp1252") == want.replace("🎉", "?")
@@ -234,10 +249,10 @@ def test_a_prompt_of_another_encoding_is_named(tmp_path):
 
 
 @POSIX
-def test_a_prompt_may_come_through_a_pipe():
-    line = "$P -m smol.generate 'Mia found a' --device cpu --seed 1 --max-new-tokens 9"
-    want, piped = shell(line).stdout, line.replace("'Mia found a'", "")
-    assert want.startswith(b"Mia found a") and shell(f"echo Mia found a | {piped}").stdout == want
+def test_a_prompt_may_come_through_a_pipe(written):
+    want, piped = written("Mia found a"), f"$P -m smol.generate {NINE}"
+    assert want.startswith("Mia found a")
+    assert shell(f"echo Mia found a | {piped}").stdout.decode() == want
     assert not shell(f"{piped} < /dev/null").stdout.startswith(b"Mia found a")  # a new text
 
 

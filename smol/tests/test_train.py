@@ -195,7 +195,7 @@ def test_validation_on_the_stories_is_per_story_and_knows_the_floor():
     config = TrainConfig()
     corpus = load_corpus("stories")
     some = corpus._replace(validation=corpus.validation[:10])
-    tokenizer = train.tokenizer_of(corpus, config)
+    tokenizer = BPETokenizer.load(SHIPPED)
     validation = validation_of(some, tokenizer, config)
     torch.manual_seed(0)
     preset = train.PRESETS["tiny"].config
@@ -492,7 +492,9 @@ def test_unique_tokens_are_counted_and_said(whole, capsys, text, tmp_path):
 
 
 def test_fresh_stories_resume_to_the_bit(tmp_path):
-    config = settings("fresh", seq_len=64, steps=4, eval_every=100, save_every=2)
+    config = settings(
+        "fresh", tokenizer=str(SHIPPED), seq_len=64, steps=4, eval_every=100, save_every=2
+    )
     train.train(config, tmp_path)
     before = losses(tmp_path)
     rows = read_log(tmp_path / "metrics.jsonl")
