@@ -33,10 +33,10 @@ from smol.generate import fixed
 from smol.lesson.code import same_code
 from smol.lesson.exercise import SMALL
 from smol.lesson.figures.readme import learned_from, results_from
+from smol.lesson.graph import graphs_on_the_cpu
 from smol.parity import MUTANTS, Mutant, Report
 from smol.parity.ladder import Rung
 from smol.pretrained import from_reference
-from smol.tests.captures import graphs_on_the_cpu
 from smol.tests.reference import tiny_reference
 from smol.tokenizer import DIGITS_PATTERN, BPETokenizer
 from smol.train import PRESETS
@@ -229,7 +229,7 @@ def test_a_captured_rung_takes_the_trainers_steps(monkeypatch, capsys):
     monkeypatch.setattr("smol.train.learner.optimizers_of", fused)
     monkeypatch.setattr("smol.bench.train.matmul_rate", lambda *args: 1e12)
     rungs = [Step("eager", chunk=4096, own=True, fused=True), Step("captured", captured=True)]
-    with graphs_on_the_cpu(monkeypatch) as said:
+    with graphs_on_the_cpu() as said:
         result = train("tiny", batch_size=2, seq_len=16, rounds=2, rungs=rungs)
         assert said == [*["wait", "aside", "wait"] * 3, "capture"]
         model = SmolLM2(PRESETS["tiny"].config)

@@ -1,5 +1,5 @@
 """Compiled and captured at once: blocks and decode steps that a compiler made, in a graph that
-notes and repeats operations on the CPU (`smol.tests.captures`).
+notes and repeats operations on the CPU (`smol.lesson.graph`).
 
 The compilers here make a function's graph and run it as it is, forward and backward apart where
 "aot" is in their name. To whoever notes operations what they run is visible, if their guards are
@@ -19,7 +19,7 @@ from smol import train
 from smol.device import Precision
 from smol.generate import fixed, generate
 from smol.generate import steps as stepping
-from smol.tests.captures import Graph, graphs_on_the_cpu
+from smol.lesson.graph import Graph, graphs_on_the_cpu
 from smol.tests.test_captured import FP32, all_of, new_learner, settings, trained
 from smol.tests.test_fixed import model_of, plain
 from smol.train import captured as capturing
@@ -67,7 +67,7 @@ def noted(monkeypatch):
     for module in (learning, fixed, stepping):
         monkeypatch.setattr(module, "captures", lambda *about: True)
     Graph.replays = 0
-    with graphs_on_the_cpu(monkeypatch) as said:
+    with graphs_on_the_cpu() as said:
         noting = torch.cuda.graph
 
         @contextmanager
@@ -122,6 +122,7 @@ def test_nothing_is_compiled_during_a_capture(monkeypatch, made, noted):
         assert made == before
 
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
     learner = new_learner(settings(), BF16)
     learner.loss_model.chunk = 16
     with learner.compiling():
@@ -181,5 +182,6 @@ def test_no_decode_step_is_compiled_during_a_capture(monkeypatch, made, noted):
         assert made == before
 
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
     generate(model_of(), torch.tensor([[1, 2, 3]]), 30, compile=True)
     assert made["frame"] == 4 and noted.count("aside") == 2

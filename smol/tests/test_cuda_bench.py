@@ -12,7 +12,7 @@ from smol.bench.__main__ import main
 from smol.bench.timing import Run
 from smol.generate import fixed, generate
 from smol.generate import steps as stepping
-from smol.tests.captures import graphs_on_the_cpu
+from smol.lesson.graph import graphs_on_the_cpu
 from smol.train.optimizer import optimizers_of
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def here(monkeypatch):
     monkeypatch.setattr(stepping, "check_compiler", lambda: None)
     monkeypatch.setattr(torch, "compile", compile)
     fixed.compiled.cache_clear()
-    with graphs_on_the_cpu(monkeypatch):
+    with graphs_on_the_cpu():
         yield monkeypatch
     fixed.compiled.cache_clear()
 
