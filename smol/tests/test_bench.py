@@ -23,7 +23,7 @@ from smol.bench.__main__ import main
 from smol.bench.decode import _compared, decode, prefill, roofline, writers
 from smol.bench.parity import examine, parity, patients, real, real_patient, summary
 from smol.bench.patient import doctor_of, trained_patient
-from smol.bench.timing import Run, side_by_side, spread
+from smol.bench.timing import Run, matmul_rate, read_rate, side_by_side, spread
 from smol.bench.tokenizer import library_tokenizer, naive_merges, tokenizer
 from smol.bench.train import Rung as Step
 from smol.bench.train import ladder, train, training_step
@@ -43,6 +43,15 @@ from smol.train import PRESETS
 from smol.train.optimizer import optimizers_of
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quick_rates(monkeypatch):
+    """A smaller product, and less memory read, say enough of a processor's rates here."""
+    for name in ("timing", "train"):
+        quick = lambda device, dtype, size: matmul_rate(device, dtype, 512)  # noqa: E731
+        monkeypatch.setattr(f"smol.bench.{name}.matmul_rate", quick)
+    monkeypatch.setattr("smol.bench.timing.read_rate", lambda device: read_rate(device, 2**26))
 
 
 def test_contestants_take_turns_and_the_first_round_does_not_count():
@@ -486,6 +495,14 @@ def test_the_readme_shows_what_was_measured():
         f"prefill {prefill['ours']:.2f} ×" in readme
     )
     train, encode, batch = (r["ratio"] for r in stored["tokenizer"]["tokenizer"][2:9:3])
+    ladders = json.loads((ROOT / "assets/results/h200.json").read_text(encoding="utf-8"))[
+        "ladders"
+    ]
+    gains = [rows[0]["milliseconds"] / rows[-1]["milliseconds"] for rows in ladders.values()]
+    assert (
+        f"training {gains[0]:.1f} × transformers on 32 × 1,024 tokens, small steps {gains[1]:.1f} × "
+        f"our own loop as it was, a token {gains[2]:.1f} × transformers" in readme
+    )
     took = f"training {train:.1f} × its time, encoding {encode:.1f} ×, or {batch:.1f} × against"
     assert took in readme
     for name, seconds in stored["notebooks"]["notebooks"]["seconds"].items():
