@@ -500,8 +500,8 @@ def test_the_readme_shows_what_was_measured():
     ]
     gains = [rows[0]["milliseconds"] / rows[-1]["milliseconds"] for rows in ladders.values()]
     assert (
-        f"training {gains[0]:.1f} × transformers on 32 × 1,024 tokens, small steps {gains[1]:.1f} × "
-        f"our own loop as it was, a token {gains[2]:.1f} × transformers" in readme
+        f"training {gains[0]:.1f} × transformers on 32 × 1,024 tokens, small steps "
+        f"{gains[1]:.1f} × our own loop as it was, a token {gains[2]:.1f} × transformers" in readme
     )
     took = f"training {train:.1f} × its time, encoding {encode:.1f} ×, or {batch:.1f} × against"
     assert took in readme
