@@ -197,6 +197,7 @@ def test_a_notebook_alone_fetches_the_rest_and_runs(tmp_path):
     client = NotebookClient(
         notebook, kernel_name="python3", resources={"metadata": {"path": str(content)}}
     )
-    client.execute(env={**os.environ, "COLAB_RELEASE_TAG": "x", "PYTHONPATH": ""})
+    own = {"COLAB_RELEASE_TAG": "x", "PYTHONPATH": "", "SMOL_WEIGHTS": "random"}  # no cache there
+    client.execute(env={**os.environ, **own})
     assert (content / "smol-series" / "smol" / "model.py").is_file()
     assert "reference" in notebook.cells[4].source and notebook.cells[4].execution_count == 3
