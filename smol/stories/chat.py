@@ -40,7 +40,10 @@ ANYWHERE = {"item": "object", "nook": "spot"}  # variables of wishes that no sto
 
 
 class Conversation(NamedTuple):
-    """Messages as chat templates take them, and of which kind each answer is, in turn."""
+    """Messages as chat templates take them, and of which kind each answer is, in turn.
+
+    `_asdict()` is a line of a .jsonl of conversations.
+    """
 
     messages: list[dict[str, str]]
     kinds: list[str]

@@ -398,6 +398,28 @@ def test_combinations_and_stories_are_held_out(training, held_out):
     assert sum(map(combined, fresh)) > 100
 
 
+def test_what_is_wished_for_is_held_out(training, held_out):
+    """Where a wish names a hero, it is the name or the combination that no training has."""
+    pools = stories.grammar().pools
+    heroes = {item["text"]: n for n, item in enumerate(pools["name"])}
+    others = {
+        i["text"]: n for pool in ("animal", "job", "town") for n, i in enumerate(pools[pool])
+    }
+    met = Counter()
+    for some, held in ((training, False), (held_out, True)):
+        for wish in (c.messages[0]["content"] for c in some if c.kinds[0] == "story"):
+            if found := re.search(r"about an? (.+) called (\w+)", wish):
+                other, name = found.groups()
+            elif found := re.search(r"about (\w+) (?:in|and h\w+) (.+)\.", wish):
+                name, other = found.groups()
+            else:
+                continue
+            number = heroes[name]
+            assert (number % 10 == 9 or (number + others[other]) % 10 == 0) == held, wish
+            met[held] += 1
+    assert met[False] > 200 and met[True] > 50
+
+
 # -- size, seeds, speed ---------------------------------------------------------------------------
 
 
