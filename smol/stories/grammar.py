@@ -64,9 +64,13 @@ class Grammar:
         taken = [id(item) for var, item in drawn.items() if self.pool_of[var] == draw.pool]
         return [item for item in self.pools[draw.pool] if id(item) not in taken]
 
-    def write(self, rng: random.Random) -> str:
-        """A text. Only rng.random() is used, which all versions of Python compute alike."""
-        todo, text, drawn = list(self.start), [], {}
+    def write(self, rng: random.Random, given: dict[str, Item] | None = None) -> str:
+        """A text. Only rng.random() is used, which all versions of Python compute alike.
+
+        A variable that is `given`, with an item of these pools, has this one where the text draws
+        it, and no other variable has it.
+        """
+        todo, text, drawn, given = list(self.start), [], {}, given or {}
         while todo:
             part = todo.pop()
             if isinstance(part, str):
@@ -74,8 +78,9 @@ class Grammar:
             elif isinstance(part, Mention):
                 text.append(drawn[part.var][part.form])
             elif isinstance(part, Draw):
-                free = self._free(part, drawn)
-                item = free[int(rng.random() * len(free))]
+                if (item := given.get(part.var)) is None:
+                    free = self._free(part, {**given, **drawn})
+                    item = free[int(rng.random() * len(free))]
                 text.append(item[part.form])
                 if part.var:
                     drawn[part.var] = item
@@ -94,6 +99,9 @@ class Grammar:
         All alternatives are followed that agree with the text so far (`prove` shows that only
         one of them gets to its own end).
         """
+        return [choices for choices, _ in self._ways(text)]
+
+    def _ways(self, text: str) -> list[tuple[list[Choice], dict[str, Item]]]:
         found = []
         paths = [(0, _stack(self.start), {}, None)]  # position, parts to come, drawn, choices
         while paths:
@@ -124,15 +132,22 @@ class Grammar:
                     break
             else:
                 if at == len(text):
-                    found.append(list(_unlink(made))[::-1])
+                    found.append((list(_unlink(made))[::-1], drawn))
         return found
 
-    def choices(self, text: str) -> list[Choice]:
-        """The choices that made a text, in order; ValueError for what this cannot have written."""
-        found = self.read(text)
+    def reading(self, text: str) -> tuple[list[Choice], dict[str, Item]]:
+        """The choices that made a text, in order, and the item that each variable has in it.
+
+        ValueError for what this cannot have written.
+        """
+        found = self._ways(text)
         if len(found) != 1:
             raise ValueError(f"the grammar cannot have written this: {text[:60]!r}")
         return found[0]
+
+    def choices(self, text: str) -> list[Choice]:
+        """The choices that made a text, in order; ValueError for what this cannot have written."""
+        return self.reading(text)[0]
 
     def log_prob(self, text: str) -> float:
         """ln p of a text, in nats: exact. ValueError for what this cannot have written."""
