@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smol.checks import whole
-from smol.finetune.render import Chat, ends_of
+from smol.finetune.render import Chat, answer_ends
 from smol.model import causal_mask
 
 PADDING = -1  # in `documents`: which conversation a place belongs to
@@ -88,7 +88,7 @@ def _lengths(chats: Sequence[Chat]) -> list[int]:
     """How many places each conversation takes: up to the one whose label is its last end."""
     if not chats:
         raise ValueError("there is no conversation to lay into rows: give one or more")
-    ends = [ends_of(chat.mask) for chat in chats]
+    ends = [answer_ends(chat.mask) for chat in chats]
     if [] in ends:
         raise ValueError(f"conversation {ends.index([])} has nothing to learn: leave it out")
     return [end[-1] for end in ends]
@@ -101,7 +101,7 @@ def _laid(rows: list[list[Chat]], T: int, pad_id: int) -> Batch:
     for b, row in enumerate(rows):
         at = 0
         for number, chat in enumerate(row):
-            ends = ends_of(chat.mask)
+            ends = answer_ends(chat.mask)
             if any(chat.ids[end] == pad_id for end in ends):
                 raise ValueError(
                     f"pad_id {pad_id} is the token that ends an answer: take another, "

@@ -70,7 +70,7 @@ def truncate(chat: Chat, seq_len: int) -> tuple[Chat, int]:
     n ids take n - 1 places, for the last is a label only. ValueError where no answer fits.
     """
     seq_len = whole("seq_len", seq_len)
-    ends = ends_of(chat.mask)
+    ends = answer_ends(chat.mask)
     fit = [end for end in ends if end <= seq_len]
     if not fit:
         raise ValueError(
@@ -80,7 +80,7 @@ def truncate(chat: Chat, seq_len: int) -> tuple[Chat, int]:
     return Chat(chat.ids[: fit[-1] + 1], chat.mask[: fit[-1] + 1]), len(ends) - len(fit)
 
 
-def ends_of(mask: list[bool]) -> list[int]:
+def answer_ends(mask: list[bool]) -> list[int]:
     """Where the answers of a mask end: at their end tokens."""
     return [i for i, (here, after) in enumerate(zip(mask, [*mask[1:], False], strict=True))
             if here and not after]  # fmt: skip
@@ -117,6 +117,6 @@ def _changed(messages: list[dict[str, str]], i: int, tokenizer: BPETokenizer) ->
             f"({messages[i]['content'][:20]!r}): strip it"
         )
     return (
-        f"the chat template writes the messages before number {i + 1} otherwise once that is "
-        "there, so what is learned is not what is asked: take one that only adds to what stands"
+        f"the chat template writes the conversation up to message {i + 1} otherwise once it goes "
+        "on, so what is learned is not what is asked: take one that only adds to what stands"
     )
