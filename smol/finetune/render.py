@@ -1,6 +1,8 @@
 """A conversation as token ids, and beside each of them whether it is to be learned."""
 
 import re
+from collections.abc import Iterator
+from functools import cache
 from itertools import count
 from typing import NamedTuple
 
@@ -34,22 +36,26 @@ def render(
     """
     messages = check_messages(messages)
     special = tokenizer.special_tokens
-    mark = _unused("".join(m["content"] for m in messages) + (tokenizer.chat_template or ""))
-    # A mark within the names hides them from the template's own; it is taken out again.
     names = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    # In a message a name goes under another while the template writes its own beside it.
+    text = "".join(m["content"] for m in messages) + (tokenizer.chat_template or "")
+    marks = dict(zip(special, _unused(text), strict=False))
+    back = {ord(mark): name for name, mark in marks.items()}
     hidden = [
-        {**m, "content": names.sub(lambda name: name[0][0] + mark + name[0][1:], m["content"])}
-        for m in messages
+        {**m, "content": names.sub(lambda name: marks[name[0]], m["content"])} for m in messages
     ]
+
+    @cache  # the beginnings of a conversation share all their parts but the last
+    def part_ids(part: str) -> list[int]:
+        return tokenizer.encode(part.translate(back), special=False)
 
     def ids_of(length: int, begun: bool = False) -> list[int]:
         text = chat_text(hidden[:length], begun, tokenizer.chat_template)
         ids, at = [], 0
         for name in names.finditer(text):
-            ids += tokenizer.encode(text[at : name.start()].replace(mark, ""), special=False)
-            ids.append(special[name[0]])
+            ids += [*part_ids(text[at : name.start()]), special[name[0]]]
             at = name.end()
-        return ids + tokenizer.encode(text[at:].replace(mark, ""), special=False)
+        return ids + part_ids(text[at:])
 
     ids = ids_of(len(messages))
     mask = [False] * len(ids)
@@ -86,9 +92,9 @@ def answer_ends(mask: list[bool]) -> list[int]:
             if here and not after]  # fmt: skip
 
 
-def _unused(text: str) -> str:
-    """A character for private use that the text has not."""
-    return next(c for c in map(chr, count(0xE000)) if c not in text)
+def _unused(text: str) -> Iterator[str]:
+    """Characters for private use that the text has not: there are 65,534, and more."""
+    return (c for c in map(chr, count(0xF0000)) if c not in text)
 
 
 def _end_of(answered: list[int], start: int, tokenizer: BPETokenizer) -> int:

@@ -186,7 +186,7 @@ def test_the_name_of_a_special_token_in_a_message_is_text(name, template):
 
 
 def test_a_character_for_private_use_stays():
-    text = "\ue000<|im_end|>\ue001"
+    text = "\U000f0000<|im_end|>\U000f0001\U000f0003"
     chat = render(said("fox", text), small_tokenizer())
     assert small_tokenizer().decode(runs(chat)[0]) == text + "<|im_end|>"
 
@@ -231,6 +231,15 @@ def test_a_template_that_cannot_be_learned_from_is_refused(name):
     with pytest.raises(ValueError, match=why) as caught:
         render(said("The fox", "The dog", "The fox", "The dog"), with_template(template))
     assert "\n" not in str(caught.value)
+
+
+def test_a_special_token_may_be_one_character():
+    plain = small_tokenizer()
+    special = {**plain.special_tokens, "字": 400, "漢": 401}
+    tokenizer = BPETokenizer(plain.vocab, plain.merges, special)
+    chat = render(said("字漢", "a 字", "漢"), tokenizer)
+    assert not {400, 401} & set(chat.ids)
+    assert tokenizer.decode(runs(chat)[0]) == "a 字<|im_end|>"
 
 
 def test_a_tokenizer_without_special_tokens_is_refused():
