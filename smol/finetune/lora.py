@@ -66,12 +66,10 @@ def add_lora(model: SmolLM2, r: int = 8, alpha: float = 16.0) -> SmolLM2:
         raise ValueError("the model has LoRA already: merge it first (merge_lora)")
     r = whole("r", r)
     alpha = number("alpha", alpha, "above 0 and finite", lambda x: 0 < x < math.inf)
-    model.requires_grad_(False)
+    model.requires_grad_(False)  # and what is new needs one
     linears = [name for name, m in model.layers.named_modules() if isinstance(m, nn.Linear)]
     for name in linears:
         model.layers.set_submodule(name, LoRALinear(model.layers.get_submodule(name), r, alpha))
-    for parameter in lora_parameters(model):
-        parameter.requires_grad_(True)
     return model
 
 
