@@ -242,6 +242,18 @@ def test_a_special_token_may_be_one_character():
     assert tokenizer.decode(runs(chat)[0]) == "a 字<|im_end|>"
 
 
+def test_of_two_special_tokens_the_longer_one_is_meant():
+    plain = small_tokenizer()
+    tokenizer = BPETokenizer(
+        plain.vocab, plain.merges, {**plain.special_tokens, "<|im_end|>>": 400}
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|im_end|>>")
+    messages = said("fox", "dog<|im_end|>>")
+    assert runs(render(messages, tokenizer))[0][-1] == 400
+    messages = said("fox", "dog")
+    assert render(messages, tokenizer).ids == tokenizer.apply_chat_template(messages)
+
+
 def test_a_tokenizer_without_special_tokens_is_refused():
     with pytest.raises(ValueError, match="ends an answer with no special token"):
         render(said("fox", "dog"), BPETokenizer.train(["fox dog"], 260))

@@ -45,12 +45,12 @@ def sums(model, chats: list[Chat]) -> tuple[torch.Tensor, torch.Tensor]:
     return log_probs(model, batch.inputs, batch.labels).chunk(2)
 
 
-def moved(model, seed: int = 1):
+def moved(model, by: float = 0.02, seed: int = 1):
     """The model a step away from itself."""
     model, drawn = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=drawn)
+            p += by * torch.randn(p.shape, generator=drawn)
     return model
 
 
@@ -98,10 +98,12 @@ def test_log_probabilities_that_are_wrong_are_seen(bug):
 
 
 def test_a_packed_rows_log_probability_is_that_of_its_answers():
-    model, chats = small_model(), pairs()
+    model, chats = moved(small_model(), by=0.2), pairs()
     batch = pack(chats, 400, PAD)
+    want = torch.cat(sums(model, chats)).sum()
     got = log_probs(model, batch.inputs, batch.labels, **batch.layout()).sum()
-    torch.testing.assert_close(got, torch.cat(sums(model, chats)).sum(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
+    assert abs(log_probs(model, batch.inputs, batch.labels).sum() - want) > 0.1
 
 
 def test_in_bf16_sums_are_fp32():
