@@ -88,10 +88,10 @@ def _lengths(chats: Sequence[Chat]) -> list[int]:
     """How many places each conversation takes: up to the one whose label is its last end."""
     if not chats:
         raise ValueError("there is no conversation to lay into rows: give one or more")
-    ends = [answer_ends(chat.mask) for chat in chats]
-    if [] in ends:
-        raise ValueError(f"conversation {ends.index([])} has nothing to learn: leave it out")
-    return [end[-1] for end in ends]
+    lengths = [max(answer_ends(chat.mask), default=0) for chat in chats]
+    if 0 in lengths:
+        raise ValueError(f"conversation {lengths.index(0)} has nothing to learn: leave it out")
+    return lengths
 
 
 def _laid(rows: list[list[Chat]], T: int, pad_id: int) -> Batch:

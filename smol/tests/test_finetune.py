@@ -438,6 +438,8 @@ def test_padding_by_the_end_token_is_refused(lay):
         lay([], PAD)
     with pytest.raises(ValueError, match="conversation 2 has nothing to learn"):
         lay([*chats(2), Chat([1, 2], [False, False])], PAD)
+    with pytest.raises(ValueError, match="conversation 0 has nothing to learn"):
+        lay([Chat([1, 2], [True, False])], PAD)  # which nothing comes before
 
 
 def check_best_fit(best_fit) -> None:
