@@ -3,8 +3,9 @@
 The story in its order: config, model, tokenizer, pretrained (weights in and out), data, train,
 generate, count. Below it: device (where, and in which precision), files (whole or not there),
 checks (what a setting may be) and terminal (what is said beside the work).
-In rooms of their own: stories (the corpus and its grammar), parity (the proof), lesson (what only
-notebooks use), bench and doctor (with limits: what a container allows), tests.
+In rooms of their own: finetune (from a text that goes on to answers), stories (the corpus and its
+grammar), parity (the proof), lesson (what only notebooks use), bench and doctor (with limits:
+what a container allows), tests.
 """
 
 try:

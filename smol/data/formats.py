@@ -127,7 +127,12 @@ def _whole(file: Path) -> Iterator[str]:
     yield text
 
 
-def _jsonl(file: Path) -> Iterator[str | None]:
+def json_lines(file: Path, form: str) -> Iterator[tuple[int, object]]:
+    """Each line that is not blank: its number and its value.
+
+    ValueError, naming file and line, for what is not UTF-8, and for what is no JSON: it was to be
+    `form`.
+    """
     with file.open("rb") as lines:  # a line ends at \n only, and not at a U+2028 within a string
         for number, line in enumerate(lines, 1):
             try:
@@ -138,14 +143,25 @@ def _jsonl(file: Path) -> Iterator[str | None]:
                 ) from error
             if line.strip():
                 try:
-                    text = json.loads(line)["text"]
-                    if text is not None:
-                        check_text(text)  # half of a surrogate pair is no text
-                except (ValueError, TypeError, LookupError, RecursionError) as error:
-                    raise ValueError(
-                        f"{file}, line {number} is no {FORM}: mend or drop it"
-                    ) from error
-                yield text
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(_no(form, file, number)) from error
+                yield number, value
+
+
+def _no(form: str, file: Path, number: int) -> str:
+    return f"{file}, line {number} is no {form}: mend or drop it"
+
+
+def _jsonl(file: Path) -> Iterator[str | None]:
+    for number, row in json_lines(file, FORM):
+        try:
+            text = row["text"]
+            if text is not None:
+                check_text(text)  # half of a surrogate pair is no text
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(_no(FORM, file, number)) from error
+        yield text
 
 
 def _parquet(file: Path) -> Iterator[str | None]:

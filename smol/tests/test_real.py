@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from smol import BPETokenizer, generate, load_pretrained
+from smol.finetune import render
 from smol.generate.text import chat, chat_ends_of
 from smol.parity import PUBLISHED_NUMBERS, ladder
 from smol.pretrained import INSTRUCT, from_reference, load_reference
@@ -223,6 +224,26 @@ def test_its_template_is_the_one_written_out(tokenizer):
             assert chat_text(messages, begun, tokenizer.chat_template) == text
     ids = tokenizer.apply_chat_template(messages, True)
     assert ids == tokenizer.encode(text)
+
+
+def test_what_is_learned_of_a_conversation_by_its_template(tokenizer):
+    """Each answer to its end, in conversations of all of Unicode; what would become one token with
+    the question before it is refused."""
+    rendered = 0
+    for messages in conversations(300):
+        try:
+            chat = render(messages, tokenizer)
+        except ValueError as error:
+            assert "nothing" in str(error) or "strip it" in str(error)
+            continue
+        learned = [i for i, here in zip(*chat, strict=True) if here]
+        answers = [m["content"] for m in messages if m["role"] == "assistant"]
+        assert tokenizer.decode(learned) == "".join(f"{a}<|im_end|>" for a in answers)
+        assert learned.count(2) == len(answers)
+        if "<|im" not in "".join(m["content"] for m in messages):
+            assert chat.ids == tokenizer.apply_chat_template(messages)
+        rendered += 1
+    assert rendered > 80
 
 
 # -- llama.cpp ----------------------------------------------------------------------------------

@@ -3,10 +3,15 @@
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smol.checks import flag, shown
 from smol.terminal import reason
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 END_OF_TEXT = "<|endoftext|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
@@ -51,10 +56,25 @@ NOT_KNOWN = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "c
 
 
 def _rendered(template: str, messages: list[dict[str, str]], begun: bool) -> str:
-    """A conversation by a template of Jinja's, as transformers renders it: in a sandbox. What
-    reaches for Python behind a value is refused, where transformers writes nothing in its place.
-    """
-    from jinja2 import StrictUndefined, TemplateError
+    """A conversation by a template of Jinja's, as transformers renders it."""
+    from jinja2 import StrictUndefined
+
+    given = {name: StrictUndefined(name=name) for name in NOT_KNOWN}
+    given |= {"messages": messages, "add_generation_prompt": begun}
+    try:
+        return _compiled(template).render(given, tools=None, documents=None)
+    except Exception as error:  # somebody's program: it may raise whatever there is
+        raise ValueError(
+            f"the model's chat template cannot be rendered ({reason(error):.200}): write the "
+            "conversation out as a text, or render it with transformers' AutoTokenizer"
+        ) from error
+
+
+@lru_cache(maxsize=8)  # it takes a hundred times as long as a conversation
+def _compiled(template: str) -> "Template":
+    """A template as a program, in a sandbox. What reaches for Python behind a value is refused,
+    where transformers writes nothing in its place."""
+    from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
     def raise_exception(message):
@@ -76,15 +96,7 @@ def _rendered(template: str, messages: list[dict[str, str]], begun: bool) -> str
     # Marks of what an assistant said, for training: they write nothing.
     marks = r"({%[-+]?\s*)(end)?generation(\s*[-+]?%})"
     template = re.sub(marks, lambda m: m[1] + ("endif" if m[2] else "if true") + m[3], template)
-    given = {name: StrictUndefined(name=name) for name in NOT_KNOWN}
-    given |= {"messages": messages, "add_generation_prompt": begun}
-    try:
-        return room.from_string(template).render(given, tools=None, documents=None)
-    except Exception as error:  # somebody's program: it may raise whatever there is
-        raise ValueError(
-            f"the model's chat template cannot be rendered ({reason(error):.200}): write the "
-            "conversation out as a text, or render it with transformers' AutoTokenizer"
-        ) from error
+    return room.from_string(template)
 
 
 def template_in(folder: Path) -> str | None:

@@ -102,9 +102,18 @@ class LossModel(nn.Module):
         super().__init__()
         self.model, self.chunk, self.slope_of = model, chunk, loss_and_slope
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (B, T) -> the sum of -ln p and the number of targets, both ()."""
-        hidden = self.model(inputs, head=False)
+    def forward(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (B, T) -> the sum of -ln p and the number of targets, both ().
+
+        `positions` and `mask` are the model's: for rows in which several documents stand.
+        """
+        hidden = self.model(inputs, head=False, positions=positions, mask=mask)
         head = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, head, labels, self.chunk, self.slope_of)
         return loss, (labels != -100).sum()

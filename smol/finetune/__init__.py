@@ -1,0 +1,53 @@
+"""From a model that goes on with a text to one that answers: the parts, each exact by itself.
+
+A conversation is a list of messages, as a JSONL holds them (`messages.py`). `render.py` writes it
+down as token ids, and beside each id whether it is to be learned: what the assistant says, and the
+token that ends it. `packing.py` lays many of them into rows, which `smol.train.LossModel` reads;
+of packed ones each sees itself only.
+
+    chats = [render(messages, tokenizer) for messages in read_messages("chats.jsonl")]
+    batch = pack(chats, seq_len=512, pad_id=tokenizer.eos_id)
+    nats, targets = loss_model(batch.inputs, batch.labels, **batch.layout())
+
+The loss is the sum over the targets of a batch through their number, whatever parts it comes in: a
+mean of the parts' means would weigh a token by how few stand beside it.
+
+`lora.py` adds the few weights that are trained in place of all, merges them and saves them as peft
+does; `preference.py` has the loss that prefers one answer to another (DPO).
+"""
+
+from smol.finetune.lora import (
+    LoRALinear,
+    add_lora,
+    load_lora,
+    lora_parameters,
+    merge_lora,
+    save_lora,
+    without_lora,
+)
+from smol.finetune.messages import check_messages, read_messages
+from smol.finetune.packing import Batch, best_fit, pack, pad
+from smol.finetune.preference import Preference, dpo, log_probs
+from smol.finetune.render import Chat, render, truncate
+
+__all__ = [
+    "Batch",
+    "Chat",
+    "LoRALinear",
+    "Preference",
+    "add_lora",
+    "best_fit",
+    "check_messages",
+    "dpo",
+    "load_lora",
+    "log_probs",
+    "lora_parameters",
+    "merge_lora",
+    "pack",
+    "pad",
+    "read_messages",
+    "render",
+    "save_lora",
+    "truncate",
+    "without_lora",
+]
