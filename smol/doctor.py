@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMES = ROOT / "assets" / "results" / "notebooks.json"
 INSTALL = "`pip install -r requirements.txt`"
 GB = 1e9
-MEMORY, DISK = 4 * GB, 3 * GB  # notebooks 2, 3, 5, 6, 8 take 3 GB; an environment 1.8, weights 0.3
+MEMORY, DISK = 4 * GB, 3 * GB  # notebooks 2, 3, 5 and 6 take 3 GB; an environment 1.8, weights 0.3
 ANSWER, WAIT = 5, 15  # seconds for an answer of the network, and until no more is waited for it
 
 
@@ -99,7 +99,7 @@ def memory() -> Finding:
     notebooks take."""
     import psutil
 
-    remedy, large = "close other programs", "or leave out notebooks 2, 3, 5, 6 and 8"
+    remedy, large = "close other programs", "or leave out notebooks 2, 3, 5 and 6"
     free, left = psutil.virtual_memory().available, limits.memory_left()
     if left < free:
         where, remedy = " by the container's limit", f"{remedy} in it, raise that limit"
