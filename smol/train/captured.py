@@ -8,7 +8,8 @@ from smol.train.ranks import Ranks
 from smol.train.settings import TrainConfig
 
 # Up to how many tokens at a time a step waits: with compiled blocks SmolLM2-135M takes 2.9 µs for
-# each of them on an H200, 24 ms for so many, which is what the launches take on a slow host.
+# each of them on an H200, 24 ms for so many. The launches took a slow host 40 ms, and may take a
+# faster one half of that.
 TOKENS = 8192
 WARM = 3  # steps that are taken before one is captured: PyTorch's notes on CUDA graphs
 

@@ -70,6 +70,9 @@ WAITS = {
     "milliseconds, 1,000 times too much: seconds are wanted": (
         lambda *work: (waits_for(*work)[0], 1000 * waits_for(*work)[1])
     ),
+    "max of pairs goes by the name first: max(times, key=times.get)": (
+        lambda *work: max(times_of(*work).items())
+    ),
     "the seconds are right, the name is not that of the largest": (
         lambda *work: (_smallest(*work)[0], waits_for(*work)[1])
     ),
@@ -153,6 +156,19 @@ def _taken_off_whole_columns(logits, targets):
     return _loss(logits, targets)[0], slope * keeps[:, None]
 
 
+def _every_target(logits, targets):
+    keeps = targets != -100
+    log_p = logits.float().log_softmax(-1)
+    return -(log_p[:, targets.where(keeps, 0)] * keeps).sum(), _loss(logits, targets)[1]
+
+
+def _over_rows(logits, targets):
+    keeps, at = targets != -100, targets.where(targets != -100, 0)
+    log_p, rows = logits.float().log_softmax(0), torch.arange(len(logits))
+    slope = (log_p.exp() - F.one_hot(at, logits.size(1))) * keeps[:, None]
+    return -(log_p[rows, at] * keeps).sum(), slope
+
+
 def _without_token_0(logits, targets):
     return _loss(logits, targets.where(targets > 0, -100))
 
@@ -188,6 +204,8 @@ SLOPE = {
     "one is to be taken off at one place of each row: two index tensors, [rows, at]": (
         _taken_off_whole_columns
     ),
+    "log_p[:, at] is (N, N), every row with every target: log_p[rows, at]": _every_target,
+    "softmax over the rows: over the tokens, log_softmax(-1)": _over_rows,
     "token 0 is a target too: only −100 is none": _without_token_0,
 }
 RAISED_BY_SLOPE = {
@@ -277,6 +295,9 @@ OWN = {
     ),
     "the loss is the last chunk's alone: add them up": (
         functools.partial(own_gradient, loss_of=lambda loss, nats: nats)
+    ),
+    "that is the mean over the targets: the sum is wanted, and its gradients": (
+        lambda *about: tuple(t / (about[2] != -100).sum() for t in own_gradient(*about))
     ),
     "only the first chunk's rows have a gradient: is a return inside the loop?": (
         functools.partial(own_gradient, d_h=_first_only)
