@@ -14,6 +14,11 @@ mean of the parts' means would weigh a token by how few stand beside it.
 
 `lora.py` adds the few weights that are trained in place of all, merges them and saves them as peft
 does; `preference.py` has the loss that prefers one answer to another (DPO).
+
+    python -m smol.finetune --model assets/smol-stories --data stories-chat --steps 600 --out DIR
+
+`run.py` is all of it: `smol.train`'s loop, with its log, checkpoints, processes and exact resume,
+over the conversations of `data.py`, by the settings of `settings.py`.
 """
 
 from smol.finetune.lora import (
@@ -29,16 +34,20 @@ from smol.finetune.messages import check_messages, read_messages
 from smol.finetune.packing import Batch, best_fit, pack, pad
 from smol.finetune.preference import Preference, dpo, log_probs
 from smol.finetune.render import Chat, render, truncate
+from smol.finetune.run import finetune
+from smol.finetune.settings import FinetuneConfig
 
 __all__ = [
     "Batch",
     "Chat",
+    "FinetuneConfig",
     "LoRALinear",
     "Preference",
     "add_lora",
     "best_fit",
     "check_messages",
     "dpo",
+    "finetune",
     "load_lora",
     "log_probs",
     "lora_parameters",

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,22 +17,35 @@ from smol.pretrained import load_pretrained, save_pretrained
 from smol.terminal import out_of_memory, reason
 from smol.train.settings import TrainConfig
 
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # a model, or LoRA's part of one
 REMEDY = "move it away, and --resume takes the one before it"
 
 
+def save_whole(model: SmolLM2, tokenizer, folder: Path) -> None:
+    """Writes the model and its tokenizer."""
+    save_pretrained(model, folder)
+    tokenizer.save(folder)
+
+
 def save_checkpoint(
-    out: Path, step: int, state: dict, model: SmolLM2, tokenizer, keep: int
+    out: Path,
+    step: int,
+    state: dict,
+    model: SmolLM2,
+    tokenizer,
+    keep: int,
+    save: Callable = save_whole,
 ) -> None:
     """Writes out/step-NNNNNN, whole or not at all, and deletes all but the last `keep`.
 
+    `save` writes all but training.pt, the weights into one file of WEIGHTS.
     Each file is on the disk before the folder gets its name, so a power cut leaves no torn one.
     """
     folder, part = out / f"step-{step:06}", out / f".step-{step:06}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        save_pretrained(model, part)
-        tokenizer.save(part)
-        weights = sha256_of(part / "model.safetensors")
+        save(model, tokenizer, part)
+        weights = sha256_of(_weights_in(part))
         torch.save({**state, "step": step, "weights": weights}, part / "training.pt")
         on_disk(part / "training.pt")
         os.replace(part, folder)
@@ -61,11 +75,17 @@ def checkpoints(out: Path) -> list[Path]:
     """The checkpoints of a run, the newest last: not what else is called step-something."""
 
     def ours(folder: Path) -> bool:
-        files = (folder / "training.pt", folder / "model.safetensors")  # one of them: it is torn
+        files = (folder / "training.pt", _weights_in(folder))  # one of them: it is torn
         return bool(re.fullmatch(r"step-\d{6,}", folder.name)) and any(f.is_file() for f in files)
 
     folders = filter(ours, out.glob("step-*"))
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _weights_in(folder: Path) -> Path:
+    """The first of WEIGHTS that is there; where none is, the usual one."""
+    files = [folder / name for name in WEIGHTS]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def last_of(out: Path) -> str:
@@ -82,7 +102,7 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict:
     """
     try:
         state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-        whole = state["weights"] == sha256_of(folder / "model.safetensors")
+        whole = state["weights"] == sha256_of(_weights_in(folder))
         made, state["step"] = dict(state["config"]), whole_number("step", state["step"], least=0)
     except Exception as error:  # a cut file fails in many ways
         elsewhere = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)

@@ -103,7 +103,7 @@ class Progress:
     def __init__(self, config: TrainConfig, step: int, shown: bool):
         from tqdm import tqdm
 
-        about = {"desc": f"train {config.preset}", "unit": " steps", "disable": not shown}
+        about = {"desc": config.title, "unit": " steps", "disable": not shown}
         self._aside = Aside()
         self._bar = tqdm(total=config.steps, initial=step, file=self._aside, **about)
         self._shown = shown

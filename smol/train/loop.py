@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from smol.train.checkpoint import (
     load_weights,
     rehearse,
     save_checkpoint,
+    save_whole,
     start_from,
 )
 from smol.train.compiled import will_compile
@@ -54,8 +56,36 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False) -> SmolLM2
     return run(config, out, resume)[0]
 
 
-def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[SmolLM2, int]:
-    """What `train` does and gives, and the last step that was taken."""
+class Task:
+    """What a run is about: what it reads, what it begins with, and what is kept of that. Here it
+    is to train from random weights; fine-tuning is another."""
+
+    def reading(self, config: TrainConfig, ranks: Ranks) -> Reading:
+        """What the settings name, in each of the processes."""
+        return reading_of(config, ranks)
+
+    def begin(self, config: TrainConfig, tokenizer: BPETokenizer) -> SmolLM2:
+        """The model before its first step."""
+        return new_model(config, tokenizer)
+
+    def load(self, config: TrainConfig, folder: Path) -> SmolLM2:
+        """The model of a checkpoint."""
+        return load_weights(folder)
+
+    def save(self, config: TrainConfig, model: SmolLM2, tokenizer, folder: Path) -> None:
+        """Writes what `load` needs: see `save_checkpoint`."""
+        save_whole(model, tokenizer, folder)
+
+    def sample(self, model: SmolLM2, tokenizer: BPETokenizer) -> str:
+        """What shows, now and then, how far it has come."""
+        return sample(model, tokenizer)
+
+
+def run(
+    config: TrainConfig, out: str | Path, resume: bool = False, task: Task | None = None
+) -> tuple[SmolLM2, int]:
+    """What `train` does and gives, and the last step that was taken: of that task, or another."""
+    task = task or Task()
     if not isinstance(config, TrainConfig):
         raise ValueError(f"config must be a TrainConfig, got {shown(config)}")
     out, resume, ranks = path("out", out), flag("resume", resume), Ranks.of_torchrun()
@@ -80,12 +110,14 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
                 held.enter_context(locked(out))
                 if resume and not state:
                     say(f"{out} holds no checkpoint to resume: the run begins")
-        reading = reading_of(config, ranks)
+        reading = task.reading(config, ranks)
         with ranks.agreed():
             rehearse({"config": config.deciding(), "batches": reading.batches.state_dict()})
-            model = load_weights(folder) if state else new_model(config, reading.tokenizer)
             if state:
+                model = task.load(config, folder)
                 reading.batches.load_state_dict(state["batches"])
+            else:
+                model = task.begin(config, reading.tokenizer)
             log = _opened(out, begin) if ranks.rank == 0 else None  # last: it drops rows
         learner = Learner(model, config, device, precision, ranks)
         if state:
@@ -93,7 +125,7 @@ def run(config: TrainConfig, out: str | Path, resume: bool = False) -> tuple[Smo
             torch.set_rng_state(state["rng"])
         if will_compile(config, device, learner.model, begin, ranks):
             held.enter_context(learner.compiling())
-        step = _loop(config, out, learner, reading, log, begin)
+        step = _loop(config, out, learner, reading, log, begin, task)
     return model.eval(), step
 
 
@@ -123,7 +155,13 @@ def _opened(out: Path, step: int) -> Log:
 
 
 def _loop(
-    config: TrainConfig, out: Path, learner: Learner, reading: Reading, log: Log | None, step: int
+    config: TrainConfig,
+    out: Path,
+    learner: Learner,
+    reading: Reading,
+    log: Log | None,
+    step: int,
+    task: Task,
 ) -> int:
     """Steps from `step` to the last one, or to a signal: gives which that was."""
     ranks, batches = learner.ranks, reading.batches
@@ -150,7 +188,7 @@ def _loop(
                     "tokens_per_second": progress.tokens_per_second(),
                 }
             if to_look:
-                row |= _look(learner, reading, progress, step, out)
+                row |= _look(learner, reading, progress, step, out, task)
             if row and log:
                 log.add({"step": step, **row})
             # A signal may reach one process before this step's end, another after it.
@@ -160,7 +198,7 @@ def _loop(
             if log and (to_save or stop):
                 log.flush()
             if to_save or stop:
-                _save(config, out, learner, reading, step)
+                _save(config, out, learner, reading, step, task)
             if due or step == begin + 1:
                 collect()
             if due:
@@ -173,7 +211,9 @@ def _loop(
     return step
 
 
-def _look(learner: Learner, reading: Reading, progress: Progress, step: int, out: Path) -> dict:
+def _look(
+    learner: Learner, reading: Reading, progress: Progress, step: int, out: Path, task: Task
+) -> dict:
     """The held-out loss, and a sample where one process has the whole model; said and returned."""
     row = learner.evaluate(reading.validation) if learner.wanted else {}
     with learner.ranks.agreed():
@@ -181,7 +221,7 @@ def _look(learner: Learner, reading: Reading, progress: Progress, step: int, out
             _check_finite("held-out loss", row["val_loss"], step, out)
         if row and not learner.sharded:
             with learner.uncompiled():
-                row["sample"] = sample(learner.model, reading.tokenizer)
+                row["sample"] = task.sample(learner.model, reading.tokenizer)
             said = f"held out {row['val_loss']:.3f}: {' '.join(row['sample'].split())}"
             progress.say(f"step {step}, {said}")
     return row
@@ -206,7 +246,9 @@ def _check_finite(what: str, value: float, step: int, out: Path) -> None:
         )
 
 
-def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, step: int) -> None:
+def _save(
+    config: TrainConfig, out: Path, learner: Learner, reading: Reading, step: int, task: Task
+) -> None:
     """A checkpoint by the first process; the others give their shards to it."""
     if learner.wanted:
         state = {
@@ -223,7 +265,8 @@ def _save(config: TrainConfig, out: Path, learner: Learner, reading: Reading, st
             for name, weight in model.named_parameters():
                 if not weight.isfinite().all():
                     _check_finite(f"weight {name}", weight.abs().max().item(), step, out)
-            save_checkpoint(out, step, state, model, reading.tokenizer, config.keep)
+            save = partial(task.save, config)
+            save_checkpoint(out, step, state, model, reading.tokenizer, config.keep, save)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from smol.train.settings import TrainConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices, which decay, and vectors (the norms), which do not: a norm belongs near 1."""
-    parameters = list(model.parameters())  # a tied head comes once
+    """Matrices, which decay, and vectors (the norms), which do not: a norm belongs near 1. What
+    is frozen is in neither."""
+    parameters = [p for p in model.parameters() if p.requires_grad]  # a tied head comes once
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

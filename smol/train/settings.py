@@ -147,9 +147,18 @@ class TrainConfig:
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts: "
                 "take an --accumulate that divides it"
             )
+        self.check_context()
+
+    def check_context(self) -> None:
+        """ValueError for a seq_len that the model cannot read."""
         longest = PRESETS[self.preset].config.max_position_embeddings
         if self.seq_len > longest:
             raise ValueError(f"seq_len {self.seq_len} is over the preset's context of {longest}")
+
+    @property
+    def title(self) -> str:
+        """What the bar calls the run."""
+        return f"train {self.preset}"
 
     def deciding(self) -> dict:
         """The settings that a checkpoint and the run that resumes it must share, as JSON has them.

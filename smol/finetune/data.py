@@ -1,0 +1,170 @@
+"""What fine-tuning reads: conversations in batches, where each stands, and those held out."""
+
+import hashlib
+import json
+import random
+from itertools import islice
+
+import numpy as np
+from torch import Tensor
+
+from smol.checks import seed as seed_of
+from smol.checks import whole
+from smol.finetune.messages import read_messages
+from smol.finetune.packing import pad
+from smol.finetune.render import Chat, answer_ends, render, truncate
+from smol.finetune.settings import STORIES, FinetuneConfig
+from smol.stories.chat import conversations
+from smol.terminal import say
+from smol.tokenizer import BPETokenizer
+from smol.train.data import Reading, Validation
+
+HELD_OUT = 96  # conversations of the grammar; of a file the last tenth, and no more than 1,024
+# ChatML without a system message, with the marks by which transformers finds the answers: for a
+# tokenizer that has no template of its own.
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' "
+    "%}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}"
+    "{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Chats:
+    """Batches of conversations, without end: those given, shuffled anew each time round, or for
+    None those of the grammar, none of which comes twice.
+
+    `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
+    length. (Filled up to seq_len = 512 they would be a third longer on the stories, and take a
+    CPU as much more time.) Batch n of a seed is always the same, so that the position is a number.
+    `tokens_seen` counts what is learned. ValueError for settings of another type.
+    """
+
+    def __init__(
+        self,
+        chats: list[Chat] | None,
+        tokenizer: BPETokenizer,
+        batch_size: int,
+        seq_len: int,
+        seed: int = 0,
+    ):
+        self._settings = {
+            "batch_size": whole("batch_size", batch_size),
+            "seq_len": whole("seq_len", seq_len),
+            "seed": seed_of("seed", seed),
+            "conversations": hashlib.sha256(json.dumps(chats).encode()).hexdigest(),
+            "tokenizer": tokenizer.fingerprint,
+            "template": tokenizer.chat_template,
+        }
+        self._chats, self._tokenizer, self._pad_id = chats, tokenizer, pad_of(tokenizer)
+        self._drawn = self.tokens_seen = 0  # batches, targets
+        self._order = (-1, [])  # of which time round, and how it goes
+        self.corpus_tokens = None if chats is None else sum(sum(chat.mask) for chat in chats)
+
+    @property
+    def unique_tokens(self) -> int:
+        """`tokens_seen` without what came again."""
+        return min(self.tokens_seen, self.corpus_tokens or self.tokens_seen)
+
+    def __iter__(self) -> "Chats":
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        batch = pad(self._fresh() if self._chats is None else self._next(), self._pad_id)
+        self._drawn += 1
+        self.tokens_seen += (batch.labels != -100).sum().item()
+        return batch.inputs, batch.labels
+
+    def _fresh(self) -> list[Chat]:
+        seed = random.Random(f"{self._settings['seed']} {self._drawn}").getrandbits(63)
+        written = (render(c.messages, self._tokenizer) for c in conversations(10**9, seed))
+        T = self._settings["seq_len"]
+        fit = (truncate(chat, T)[0] for chat in written if answer_ends(chat.mask)[0] <= T)
+        return list(islice(fit, self._settings["batch_size"]))
+
+    def _next(self) -> list[Chat]:
+        B, found = self._settings["batch_size"], []
+        for number in range(self._drawn * B, self._drawn * B + B):
+            epoch, at = divmod(number, len(self._chats))
+            if epoch != self._order[0]:
+                draw = np.random.default_rng([self._settings["seed"], epoch])
+                self._order = epoch, draw.permutation(len(self._chats)).tolist()
+            found.append(self._chats[self._order[1][at]])
+        return found
+
+    def state_dict(self) -> dict:
+        """How far it has come, as `torch.load(weights_only=True)` takes it."""
+        return {**self._settings, "drawn": self._drawn, "tokens_seen": self.tokens_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on where `state` was taken. ValueError for other conversations or settings."""
+        if changed := [k for k, v in self._settings.items() if state.get(k) != v]:
+            raise ValueError(
+                f"the run that is resumed had another {changed[0]}: resume with the data, the "
+                "model and the settings that it began with"
+            )
+        self._drawn, self.tokens_seen = state["drawn"], state["tokens_seen"]
+
+
+def reading_of(config: FinetuneConfig, tokenizer: BPETokenizer) -> Reading:
+    """The conversations that the settings name, and those that are held out of them.
+
+    ValueError for a file of fewer than two that fit seq_len; those that do not are left out.
+    """
+    B, T = config.batch_size, config.seq_len
+    if config.data == STORIES:
+        said = [c.messages for c in conversations(HELD_OUT, 0, held_out=True)]
+        held_out, chats = _fitting(said, tokenizer, T), None
+    else:
+        said = list(read_messages(config.data))
+        chats = _fitting(said, tokenizer, T)
+        if len(chats) < 2:
+            raise ValueError(
+                f"{config.data} has {len(chats)} conversations with an answer within {T} tokens: "
+                "give two or more, one to learn from and one to be held out, or a larger seq_len"
+            )
+        cut = len(chats) - max(1, len(chats) // 10)
+        chats, held_out = chats[:cut], chats[cut:][:1024]
+    if not held_out:
+        raise ValueError(f"no conversation has an answer within {T} tokens: take 512")
+    batches = Chats(chats, tokenizer, B, T, config.seed)
+    return Reading(tokenizer, batches, _validation_of(held_out, tokenizer, B))
+
+
+def _fitting(said: list, tokenizer: BPETokenizer, seq_len: int) -> list[Chat]:
+    """Each conversation up to its last answer that fits; those of which none does are left out."""
+    chats = [render(messages, tokenizer) for messages in said]
+    fit = [truncate(c, seq_len)[0] for c in chats if answer_ends(c.mask)[0] <= seq_len]
+    if left := len(chats) - len(fit):
+        say(f"left out: {left} conversations of {len(chats)}, no answer within {seq_len} tokens")
+    return fit
+
+
+def _validation_of(chats: list[Chat], tokenizer: BPETokenizer, batch_size: int) -> Validation:
+    """Held-out conversations as batches; of their bytes those of the answers."""
+    chats = sorted(chats, key=lambda chat: len(chat.ids))  # so that little is padding
+    rows = [pad(chats[i : i + batch_size], pad_of(tokenizer))[:2]
+            for i in range(0, len(chats), batch_size)]  # fmt: skip
+    answered = [i for chat in chats for i, here in zip(*chat, strict=True) if here]
+    said = tokenizer.decode(answered, skip_special_tokens=True)
+    return Validation(rows, len(said.encode()), None)
+
+
+def end_of(tokenizer: BPETokenizer) -> int:
+    """The token that ends an answer by the tokenizer's template. ValueError where none does."""
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    chat = render(said, tokenizer)
+    return chat.ids[answer_ends(chat.mask)[-1]]
+
+
+def pad_of(tokenizer: BPETokenizer) -> int:
+    """What fills rows: the end of text, where that ends no answer; else another special token.
+    ValueError where there is none."""
+    end, tokens = end_of(tokenizer), tokenizer.special_tokens
+    others = [i for i in (tokens.get("<|endoftext|>"), *tokens.values()) if i not in (None, end)]
+    if not others:
+        raise ValueError(
+            "the tokenizer's only special token ends answers, and none is left to fill rows with: "
+            "take a tokenizer with <|endoftext|> beside it"
+        )
+    return others[0]

@@ -1,0 +1,115 @@
+"""The run: `smol.train`'s loop over conversations, from a model to one that answers."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from smol.checks import path, shown
+from smol.files import written_beside
+from smol.finetune.data import TEMPLATE, end_of, pad_of, reading_of
+from smol.finetune.lora import add_lora, load_lora, merge_lora, save_lora
+from smol.finetune.settings import FinetuneConfig
+from smol.generate import generate
+from smol.model import SmolLM2
+from smol.pretrained import load_pretrained, save_pretrained
+from smol.tokenizer import CHAT_TEMPLATE, BPETokenizer
+from smol.train.data import Reading
+from smol.train.loop import Task, run
+from smol.train.ranks import Ranks
+
+
+def finetune(config: FinetuneConfig, out: str | Path, resume: bool = False) -> tuple[SmolLM2, int]:
+    """Trains as `config` says: the model, LoRA merged, and the last step that was taken.
+
+    As in `smol.train.train`, whose errors it raises, log and checkpoints go to `out`; LoRA's
+    checkpoints hold what was added and no more. At the end out/model is the whole model as a
+    folder to chat with, for transformers too, and with LoRA out/adapter is peft's.
+    """
+    if not isinstance(config, FinetuneConfig):
+        raise ValueError(f"config must be a FinetuneConfig, got {shown(config)}")
+    out, ranks = path("out", out), Ranks.of_torchrun()
+    model, step = run(config, out, resume, task := Tuning())
+    done = step == config.steps and ranks.rank == 0
+    if config.method == "lora":
+        if done:
+            save_lora(model, out / "adapter", config.model)
+        model = merge_lora(model)
+    if done:
+        save_chat(model, task.tokenizer, out / "model")
+    return model, step
+
+
+class Tuning(Task):
+    """Conversations, a model that is there, and what is trained of it."""
+
+    def reading(self, config: FinetuneConfig, ranks: Ranks) -> Reading:
+        """The conversations by the model's own template, or by TEMPLATE where it has none."""
+        with ranks.agreed():
+            self.tokenizer = BPETokenizer.load(config.model)
+            self.tokenizer.chat_template = self.tokenizer.chat_template or TEMPLATE
+            reading = reading_of(config, self.tokenizer)
+        inputs, labels = (rows[0] for rows in reading.validation.batches[0])
+        self.asked = inputs[: (labels != -100).int().argmax() + 1]
+        return reading
+
+    def begin(self, config: FinetuneConfig, tokenizer: BPETokenizer) -> SmolLM2:
+        """The model, with LoRA drawn from the seed. ValueError where it cannot read so much."""
+        model = load_pretrained(config.model)
+        longest = model.config.max_position_embeddings
+        if config.seq_len > longest:
+            raise ValueError(f"seq_len {config.seq_len} is over the model's context of {longest}")
+        torch.manual_seed(config.seed)
+        lora = config.method == "lora"
+        return add_lora(model, config.rank, config.alpha) if lora else model
+
+    def load(self, config: FinetuneConfig, folder: Path) -> SmolLM2:
+        """The model of a checkpoint; for LoRA the one it began with, and what was added."""
+        if config.method == "lora":
+            return load_lora(load_pretrained(config.model), folder)
+        return super().load(config, folder)
+
+    def save(self, config: FinetuneConfig, model: SmolLM2, tokenizer, folder: Path) -> None:
+        """What was added by LoRA; else the whole model, to chat with."""
+        if config.method == "lora":
+            save_lora(model, folder, config.model)
+        else:
+            save_chat(model, tokenizer, folder)
+
+    def sample(self, model: SmolLM2, tokenizer: BPETokenizer) -> str:
+        """The end of a question that is held out, and the likeliest answer."""
+        ids = self.asked[None].to(model.embed_tokens.weight.device)
+        ends = list(tokenizer.special_tokens.values())
+        room = min(60, model.config.max_position_embeddings - ids.size(1))
+        ids = generate(model, ids, room, stop_ids=ends)[0] if room else ids[0]
+        asked, said = ids[: len(self.asked)], ids[len(self.asked) :]
+        asked, said = (tokenizer.decode(t, skip_special_tokens=True) for t in (asked, said))
+        return asked[-80:] + said
+
+
+def save_chat(model: SmolLM2, tokenizer: BPETokenizer, folder: str | Path) -> None:
+    """Writes a model's folder to chat with: `save_pretrained`'s files, the tokenizer with its
+    chat template, and which token ends an answer. That is not the one that fills rows."""
+    folder, end, pad = path("the folder", folder), end_of(tokenizer), pad_of(tokenizer)
+    names = {i: text for text, i in tokenizer.special_tokens.items()}
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": names[end],
+        "pad_token": names[pad],
+        "model_max_length": model.config.max_position_embeddings,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": tokenizer.chat_template or CHAT_TEMPLATE,
+    }
+    ends = {"eos_token_id": end, "pad_token_id": pad}
+    told = copy.copy(model)
+    told.config = dataclasses.replace(model.config, **ends)
+    save_pretrained(told, folder)
+    tokenizer.save(folder)
+    generation = {"bos_token_id": model.config.bos_token_id, **ends}
+    files = {"tokenizer_config.json": about, "generation_config.json": generation}
+    with written_beside(folder, *files) as parts:
+        for part, content in zip(parts, files.values(), strict=True):
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            part.write_text(text, encoding="utf-8")
