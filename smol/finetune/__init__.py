@@ -18,9 +18,11 @@ does; `preference.py` has the loss that prefers one answer to another (DPO).
     python -m smol.finetune --model assets/smol-stories --data stories-chat --steps 600 --out DIR
 
 `run.py` is all of it: `smol.train`'s loop, with its log, checkpoints, processes and exact resume,
-over the conversations of `data.py`, by the settings of `settings.py`.
+over the conversations of `data.py`, by the settings of `settings.py`. `evaluation.py` counts the
+answers about held-out stories that are right to the letter.
 """
 
+from smol.finetune.evaluation import Exact, exact
 from smol.finetune.lora import (
     LoRALinear,
     add_lora,
@@ -40,6 +42,7 @@ from smol.finetune.settings import FinetuneConfig
 __all__ = [
     "Batch",
     "Chat",
+    "Exact",
     "FinetuneConfig",
     "LoRALinear",
     "Preference",
@@ -47,6 +50,7 @@ __all__ = [
     "best_fit",
     "check_messages",
     "dpo",
+    "exact",
     "finetune",
     "load_lora",
     "log_probs",

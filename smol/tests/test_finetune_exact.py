@@ -1,0 +1,127 @@
+"""Answers counted: a model that knows them all, one that knows none, and one with its own mind."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from smol import load_pretrained, stories
+from smol.finetune import evaluation, exact
+from smol.finetune.data import TEMPLATE
+from smol.pretrained import SHIPPED
+from smol.stories import chat
+from smol.stories.chat import conversations, right
+from smol.tests.ggufs import small_model
+from smol.tests.test_finetune import with_template
+from smol.tokenizer import BPETokenizer
+
+COUNT = 24
+
+
+def with_replies(monkeypatch, reply) -> evaluation.Exact:
+    """What is counted where `reply(talk)` is the answer."""
+    monkeypatch.setattr(
+        evaluation, "_replies", lambda model, tokenizer, talks: [reply(talk) for talk in talks]
+    )
+    return exact(small_model(), with_template(TEMPLATE), COUNT, seed=3)
+
+
+def asked() -> tuple[Counter, Counter]:
+    """How often each kind is asked, first and later."""
+    kinds = [talk.kinds for talk in conversations(COUNT, 3, held_out=True)]
+    return Counter(k[0] for k in kinds), Counter(kind for k in kinds for kind in k[1:])
+
+
+def counts(found: evaluation.Exact, which: int) -> tuple[dict, dict]:
+    return tuple({kind: n[which] for kind, n in part.items()} for part in found)
+
+
+def test_who_knows_all_is_right_each_time(monkeypatch):
+    found = with_replies(monkeypatch, lambda talk: talk.wanted)
+    assert counts(found, 0) == counts(found, 1) == asked()
+    assert len(found.later) >= 5 and "story" in found.first
+
+
+@pytest.mark.parametrize("reply", ["", "Oscar", "The Fox\nOnce.", stories.write(1, 5)[0]])
+def test_who_knows_nothing_is_asked_all_the_same(monkeypatch, reply):
+    """Also where what is said is a story that nobody asked for."""
+    found = with_replies(monkeypatch, lambda talk: reply)
+    assert counts(found, 1) == asked()
+    assert sum(sum(part.values()) for part in counts(found, 0)) == 0
+
+
+def test_after_a_story_that_nobody_can_read_comes_the_right_one(monkeypatch):
+    found = with_replies(
+        monkeypatch, lambda talk: "no story" if "\n" in talk.wanted else talk.wanted
+    )
+    rights, wanted = counts(found, 0), asked()
+    assert rights[0].pop("story") == 0 and wanted[0].pop("story") > 3
+    assert rights == wanted
+
+
+def test_a_story_of_its_own_is_asked_about_where_it_can_be():
+    rng, kept = random.Random(0), 0
+    for written in conversations(200, 3, held_out=True):
+        if written.kinds[0] != "story" or len(written.kinds) < 2:
+            continue
+        given = chat._facts(written.messages[1]["content"], stories.grammar()).drawn
+        talk, own = evaluation._Talk(written), stories.grammar().write(rng, given)
+        fulfils = right(written.messages[:1], own)
+        assert talk.hear(own) == fulfils
+        same = talk.said[1]["content"] == own
+        assert same or talk.said[1] == written.messages[1]
+        assert talk.said[2] == written.messages[2]
+        right(talk.said, "")  # it can be judged
+        assert right(talk.said, "The story does not say.") == (written.kinds[1] == "open")
+        kept += same and own != written.messages[1]["content"]
+    assert kept >= 3
+
+
+def test_a_wrong_answer_stays_in_the_conversation():
+    talk = evaluation._Talk(
+        next(t for t in conversations(50, 3) if len(t.kinds) > 2 and "story" not in t.kinds)
+    )
+    assert not talk.hear("Nobody knows.") and talk.said[1]["content"] == "Nobody knows."
+    assert talk.said[2] == talk.given[2] and talk.hear(talk.wanted)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    tokenizer = BPETokenizer.load(SHIPPED)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_replies_in_batches_are_those_of_one_at_a_time(monkeypatch, tokenizer):
+    model = load_pretrained(SHIPPED)
+    talks = [evaluation._Talk(t) for t in conversations(12, 3) if t.kinds[0] != "story"][:5]
+    together = evaluation._replies(model, tokenizer, talks)
+    monkeypatch.setattr(evaluation, "BATCH", 1)
+    assert evaluation._replies(model, tokenizer, talks) == together
+    assert all(together) and len({len(talk.given[0]["content"]) for talk in talks}) > 1
+
+
+def test_a_reply_ends_at_its_end_token_and_where_the_context_ends(monkeypatch, tokenizer):
+    model, rooms = load_pretrained(SHIPPED), []
+    said, end = tokenizer.encode("Oscar."), tokenizer.added_id("<|im_end|>")
+
+    def generates(model, ids, room, **settings):
+        rooms.append(room)
+        assert end in settings["stop_ids"] and tokenizer.eos_id in settings["stop_ids"]
+        return torch.cat((ids, torch.tensor([[*said, end, *said]] * len(ids))), dim=1)
+
+    monkeypatch.setattr(evaluation, "generate", generates)
+    talks = [evaluation._Talk(t) for t in conversations(4, 3)]
+    assert evaluation._replies(model, tokenizer, talks) == ["Oscar."] * 4
+    assert rooms[0] <= 2 * max(len(tokenizer.encode(talk.wanted)) for talk in talks)
+    for talk in talks:
+        talk.said = [{"role": "user", "content": talk.given[0]["content"] * 20}]
+    assert evaluation._replies(model, tokenizer, talks) == [""] * 4 and len(rooms) == 1
+
+
+def test_what_is_no_model_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="exact takes a SmolLM2, got a dict"):
+        exact({}, tokenizer, 1)
+    with pytest.raises(ValueError, match="count must be 1 or more"):
+        exact(small_model(), tokenizer, 0)
