@@ -8,13 +8,14 @@ from itertools import islice
 import numpy as np
 from torch import Tensor
 
+from smol import stories
 from smol.checks import seed as seed_of
 from smol.checks import whole
 from smol.finetune.messages import read_messages
 from smol.finetune.packing import pad
 from smol.finetune.render import Chat, answer_ends, render, truncate
 from smol.finetune.settings import STORIES, FinetuneConfig
-from smol.stories.chat import conversations
+from smol.stories.chat import FILE, conversations
 from smol.terminal import say
 from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
@@ -37,6 +38,7 @@ class Chats:
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
     length. (Filled up to seq_len = 512 they would be a third longer on the stories, and take a
     CPU as much more time.) Batch n of a seed is always the same, so that the position is a number.
+    A state is refused once the conversations, or the sentences for new ones, have changed.
     `tokens_seen` counts what is learned. ValueError for settings of another type.
     """
 
@@ -52,7 +54,7 @@ class Chats:
             "batch_size": whole("batch_size", batch_size),
             "seq_len": whole("seq_len", seq_len),
             "seed": seed_of("seed", seed),
-            "conversations": hashlib.sha256(json.dumps(chats).encode()).hexdigest(),
+            "conversations": _hash_of(chats),
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.chat_template,
         }
@@ -104,6 +106,13 @@ class Chats:
                 "model and the settings that it began with"
             )
         self._drawn, self.tokens_seen = state["drawn"], state["tokens_seen"]
+
+
+def _hash_of(chats: list[Chat] | None) -> str:
+    """Of the conversations, or of the sentences that they are written with."""
+    files = (*stories.FILES, FILE) if chats is None else ()
+    text = json.dumps([chats, *(file.read_text(encoding="utf-8") for file in files)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def reading_of(config: FinetuneConfig, tokenizer: BPETokenizer) -> Reading:

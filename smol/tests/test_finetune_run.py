@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smol import BPETokenizer, load_pretrained, save_pretrained
+from smol import BPETokenizer, load_pretrained, save_pretrained, stories
 from smol.finetune import (
     FinetuneConfig,
     finetune,
@@ -247,6 +247,14 @@ def test_a_state_of_other_conversations_is_refused(folder):
     for other in (chats[1:], None):
         with pytest.raises(ValueError, match="had another conversations: resume with the data"):
             Chats(other, TOKENIZER, 5, 128).load_state_dict(state)
+
+
+def test_a_state_of_other_sentences_is_refused(monkeypatch):
+    state = Chats(None, TOKENIZER, 2, 512).state_dict()
+    Chats(None, TOKENIZER, 2, 512).load_state_dict(state)
+    monkeypatch.setattr("smol.stories.FILES", stories.FILES[:1])
+    with pytest.raises(ValueError, match="had another conversations: resume with the data"):
+        Chats(None, TOKENIZER, 2, 512).load_state_dict(state)
 
 
 def test_the_held_out_loss_is_per_target_of_conversations_that_are_not_learned(folder, whole):

@@ -24,7 +24,8 @@ That asks for device and precision (smol/device.py), for a checkpoint to start f
 read (`data.py`), and makes a `learner.py` of the model, its `loss.py` and its `optimizer.py`,
 compiled (`compiled.py`) and captured (`captured.py`) where that pays. At each step it asks
 `schedule.py` for the rate and the learner for the rest; now and then it hands results to
-`evaluation.py`, `log.py` and `checkpoint.py`.
+`evaluation.py`, `log.py` and `checkpoint.py`. What is read, begun with and kept is a `Task`'s to
+say, so that fine-tuning (smol/finetune) is another one in the same loop.
 """
 
 from smol.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
