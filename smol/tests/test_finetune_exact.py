@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
@@ -93,13 +94,22 @@ def tokenizer() -> BPETokenizer:
     return tokenizer
 
 
-def test_replies_in_batches_are_those_of_one_at_a_time(monkeypatch, tokenizer):
-    model = load_pretrained(SHIPPED)
-    talks = [evaluation._Talk(t) for t in conversations(12, 3) if t.kinds[0] != "story"][:5]
+GOES_ON = """{% for m in messages %}{{ m['content'] }}
+{%- if m['role'] == 'assistant' %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"""
+
+
+def test_replies_in_batches_are_those_of_one_at_a_time():
+    """Of a model that goes on with beginnings of stories, long and short ones."""
+    model, tokenizer = load_pretrained(SHIPPED), BPETokenizer.load(SHIPPED)
+    tokenizer.chat_template = GOES_ON
+    talks = [evaluation._Talk(t) for t in islice(conversations(9, 3), 6)]
+    for n, (talk, story) in enumerate(zip(talks, stories.write(6, 4), strict=True)):
+        talk.said = [{"role": "user", "content": story[: 300 - 40 * n]}]
     together = evaluation._replies(model, tokenizer, talks)
-    monkeypatch.setattr(evaluation, "BATCH", 1)
-    assert evaluation._replies(model, tokenizer, talks) == together
-    assert all(together) and len({len(talk.given[0]["content"]) for talk in talks}) > 1
+    for talk, long in zip(talks, together, strict=True):  # no end is met, and alone less is wanted
+        [alone] = evaluation._replies(model, tokenizer, [talk])
+        assert len(alone) > 4 and long.startswith(alone)
+    assert len({reply[:5] for reply in together}) == 6
 
 
 def test_a_reply_ends_at_its_end_token_and_where_the_context_ends(monkeypatch, tokenizer):
