@@ -8,7 +8,8 @@ compiled during a capture is another test, with guards, in which nothing is note
 """
 
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from unittest import mock
 
 import pytest
 import torch
@@ -75,8 +76,16 @@ def noted(monkeypatch):
             with torch.compiler.set_stance(skip_guard_eval_unsafe=True), noting(*arguments, **how):
                 yield
 
-        monkeypatch.setattr(torch.cuda, "graph", graph)
-        yield said
+        # Not by monkeypatch, which would put the stand-in back after it has been taken away.
+        with mock.patch.object(torch.cuda, "graph", graph):
+            yield said
+
+
+@pytest.fixture
+def graph_by(noted):
+    """Puts another context in the place of torch.cuda.graph, until the test's end."""
+    with ExitStack() as held:
+        yield lambda graph: held.enter_context(mock.patch.object(torch.cuda, "graph", graph))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +118,7 @@ def test_steps_are_the_plain_ones(monkeypatch, made, noted, how, precision, aot)
     assert first == {"aot": aot, **want}  # a block and the loss' slope, which has no way back
 
 
-def test_nothing_is_compiled_during_a_capture(monkeypatch, made, noted):
+def test_nothing_is_compiled_during_a_capture(monkeypatch, made, noted, graph_by):
     """All of it, backward passes too, is made in the steps before: guards ask, and nothing else is
     between."""
     made["aot"] = 1
@@ -121,7 +130,7 @@ def test_nothing_is_compiled_during_a_capture(monkeypatch, made, noted):
             yield
         assert made == before
 
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    graph_by(graph)
     monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
     learner = new_learner(settings(), BF16)
     learner.loss_model.chunk = 16
@@ -173,7 +182,7 @@ def test_decode_steps_give_the_ids_of_growing_ones(made, noted, rows):
     assert made["frame"] == 4
 
 
-def test_no_decode_step_is_compiled_during_a_capture(monkeypatch, made, noted):
+def test_no_decode_step_is_compiled_during_a_capture(monkeypatch, made, noted, graph_by):
     @contextmanager
     def graph(graph, capture_error_mode):
         before = made.copy()
@@ -181,7 +190,12 @@ def test_no_decode_step_is_compiled_during_a_capture(monkeypatch, made, noted):
             yield
         assert made == before
 
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    graph_by(graph)
     monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
     generate(model_of(), torch.tensor([[1, 2, 3]]), 30, compile=True)
     assert made["frame"] == 4 and noted.count("aside") == 2
+
+
+def test_what_stands_in_for_cuda_is_gone_afterwards():
+    assert torch.cuda.graph.__module__ == "torch.cuda.graphs"
+    assert torch.cuda.CUDAGraph.__module__ == "torch.cuda.graphs"

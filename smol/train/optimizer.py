@@ -7,9 +7,8 @@ from smol.train.settings import TrainConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices, which decay, and vectors (the norms), which do not: a norm belongs near 1. What
-    is frozen is in neither."""
-    parameters = [p for p in model.parameters() if p.requires_grad]  # a tied head comes once
+    """Matrices, which decay, and vectors (the norms), which do not: a norm belongs near 1."""
+    parameters = list(model.parameters())  # a tied head comes once
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -46,7 +45,10 @@ def optimizers_of(
     """
     adamw = {"lr": config.learning_rate, "betas": config.betas, "fused": fused}
     if config.optimizer == "adamw":
-        return [torch.optim.AdamW(parameter_groups(model, config.weight_decay), **adamw)]
+        groups = parameter_groups(model, config.weight_decay)
+        for group in groups:  # what is frozen has nothing to be remembered
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        return [torch.optim.AdamW(groups, **adamw)]
     named = dict(model.named_parameters()).items()
     rest = [p for name, p in named if p.ndim < 2 or name.startswith(("embed_tokens", "lm_head"))]
     matrices = [p for p in model.parameters() if not any(p is other for other in rest)]
