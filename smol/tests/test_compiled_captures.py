@@ -8,7 +8,7 @@ compiled during a capture is another test, with guards, in which nothing is note
 """
 
 from collections import Counter
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import pytest
@@ -82,10 +82,19 @@ def noted(monkeypatch):
 
 
 @pytest.fixture
-def graph_by(noted):
-    """Puts another context in the place of torch.cuda.graph, until the test's end."""
-    with ExitStack() as held:
-        yield lambda graph: held.enter_context(mock.patch.object(torch.cuda, "graph", graph))
+def asked(monkeypatch, made, noted):
+    """At a capture nothing is noted, and what is not compiled yet is refused."""
+
+    @contextmanager
+    def graph(graph, capture_error_mode):
+        before = made.copy()
+        with torch.compiler.set_stance("fail_on_recompile"):
+            yield
+        assert made == before
+
+    monkeypatch.setattr(Graph, "replay", lambda graph: None)
+    with mock.patch.object(torch.cuda, "graph", graph):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -118,20 +127,10 @@ def test_steps_are_the_plain_ones(monkeypatch, made, noted, how, precision, aot)
     assert first == {"aot": aot, **want}  # a block and the loss' slope, which has no way back
 
 
-def test_nothing_is_compiled_during_a_capture(monkeypatch, made, noted, graph_by):
+def test_nothing_is_compiled_during_a_capture(monkeypatch, made, asked):
     """All of it, backward passes too, is made in the steps before: guards ask, and nothing else is
     between."""
     made["aot"] = 1
-
-    @contextmanager
-    def graph(graph, capture_error_mode):
-        before = made.copy()
-        with torch.compiler.set_stance("fail_on_recompile"):
-            yield
-        assert made == before
-
-    graph_by(graph)
-    monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
     learner = new_learner(settings(), BF16)
     learner.loss_model.chunk = 16
     with learner.compiling():
@@ -182,16 +181,7 @@ def test_decode_steps_give_the_ids_of_growing_ones(made, noted, rows):
     assert made["frame"] == 4
 
 
-def test_no_decode_step_is_compiled_during_a_capture(monkeypatch, made, noted, graph_by):
-    @contextmanager
-    def graph(graph, capture_error_mode):
-        before = made.copy()
-        with torch.compiler.set_stance("fail_on_recompile"):
-            yield
-        assert made == before
-
-    graph_by(graph)
-    monkeypatch.setattr(Graph, "replay", lambda graph: None)  # nothing was noted
+def test_no_decode_step_is_compiled_during_a_capture(made, noted, asked):
     generate(model_of(), torch.tensor([[1, 2, 3]]), 30, compile=True)
     assert made["frame"] == 4 and noted.count("aside") == 2
 
