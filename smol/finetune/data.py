@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -20,6 +21,7 @@ from smol.terminal import say
 from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
 
+DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
 HELD_OUT = 96  # conversations of the grammar; of a file the last tenth, and no more than 1,024
 # ChatML without a system message, with the marks by which transformers finds the answers: for a
 # tokenizer that has no template of its own.
@@ -36,8 +38,9 @@ class Chats:
     None those of the grammar, none of which comes twice.
 
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
-    length. (Filled up to seq_len = 512 they would be a third longer on the stories, and take a
-    CPU as much more time.) Batch n of a seed is always the same, so that the position is a number.
+    length. Those of the grammar lie beside others of like length. (Filled up to seq_len = 512 they
+    would be a half longer, and take a CPU as much more time.) Batch n of a seed is always the
+    same, so that the position is a number.
     A state is refused once the conversations, or the sentences for new ones, have changed.
     `tokens_seen` counts what is learned. ValueError for settings of another type.
     """
@@ -60,7 +63,7 @@ class Chats:
         }
         self._chats, self._tokenizer, self._pad_id = chats, tokenizer, pad_of(tokenizer)
         self._drawn = self.tokens_seen = 0  # batches, targets
-        self._order = (-1, [])  # of which time round, and how it goes
+        self._order = (-1, [])  # of which time round, or of which draw, and how it goes
         self.corpus_tokens = None if chats is None else sum(sum(chat.mask) for chat in chats)
 
     @property
@@ -78,11 +81,15 @@ class Chats:
         return batch.inputs, batch.labels
 
     def _fresh(self) -> list[Chat]:
-        seed = random.Random(f"{self._settings['seed']} {self._drawn}").getrandbits(63)
-        written = (render(c.messages, self._tokenizer) for c in conversations(10**9, seed))
-        T = self._settings["seq_len"]
-        fit = (truncate(chat, T)[0] for chat in written if answer_ends(chat.mask)[0] <= T)
-        return list(islice(fit, self._settings["batch_size"]))
+        (draw, at), B = divmod(self._drawn, DRAWN), self._settings["batch_size"]
+        if draw != self._order[0]:
+            rng = random.Random(f"{self._settings['seed']} {draw}")
+            said = (c.messages for c in conversations(10**9, rng.getrandbits(63)))
+            rows = list(islice(_fit(said, self._tokenizer, self._settings["seq_len"]), DRAWN * B))
+            rows.sort(key=lambda chat: len(chat.ids))
+            starts = sorted(range(0, DRAWN * B, B), key=lambda _: rng.random())
+            self._order = draw, [rows[i : i + B] for i in starts]
+        return self._order[1][at]
 
     def _next(self) -> list[Chat]:
         B, found = self._settings["batch_size"], []
@@ -141,12 +148,18 @@ def reading_of(config: FinetuneConfig, tokenizer: BPETokenizer) -> Reading:
 
 
 def _fitting(said: list, tokenizer: BPETokenizer, seq_len: int) -> list[Chat]:
-    """Each conversation up to its last answer that fits; those of which none does are left out."""
-    chats = [render(messages, tokenizer) for messages in said]
-    fit = [truncate(c, seq_len)[0] for c in chats if answer_ends(c.mask)[0] <= seq_len]
-    if left := len(chats) - len(fit):
-        say(f"left out: {left} conversations of {len(chats)}, no answer within {seq_len} tokens")
+    fit = list(_fit(said, tokenizer, seq_len))
+    if left := len(said) - len(fit):
+        say(f"left out: {left} conversations of {len(said)}, no answer within {seq_len} tokens")
     return fit
+
+
+def _fit(said: Iterable, tokenizer: BPETokenizer, seq_len: int) -> Iterator[Chat]:
+    """Each conversation up to its last answer that fits; those of which none does are left out."""
+    for messages in said:
+        chat = render(messages, tokenizer)
+        if answer_ends(chat.mask)[0] <= seq_len:
+            yield truncate(chat, seq_len)[0]
 
 
 def _validation_of(chats: list[Chat], tokenizer: BPETokenizer, batch_size: int) -> Validation:

@@ -43,8 +43,9 @@ class Batch(NamedTuple):
         return {"positions": positions[:, None], "mask": causal_mask(T, T, same.device) & same}
 
 
-def pad(chats: Sequence[Chat], pad_id: int) -> Batch:
-    """Each conversation in a row of its own, which `pad_id` fills up to the longest one's length.
+def pad(chats: Sequence[Chat], pad_id: int, multiple: int = 1) -> Batch:
+    """Each conversation in a row of its own, which `pad_id` fills up to the longest one's length,
+    or from there to the next multiple of `multiple`.
 
     Causal attention sees no padding behind it: such a batch needs no `layout`. What comes after
     the last label that is learned teaches nothing, and is left out. ValueError for no
@@ -52,7 +53,8 @@ def pad(chats: Sequence[Chat], pad_id: int) -> Batch:
     knows padding by its id would leave those ends out.
     """
     lengths = _lengths(chats)
-    return _laid([[chat] for chat in chats], max(lengths), pad_id)
+    T = -(-max(lengths) // whole("multiple", multiple)) * multiple
+    return _laid([[chat] for chat in chats], T, pad_id)
 
 
 def pack(chats: Sequence[Chat], seq_len: int, pad_id: int) -> Batch:

@@ -32,8 +32,9 @@ OPEN = "The story does not say."
 ASKED = {"who": 2, "what": 2, "where": 2, "count": 6, "last": 12, "open": 2}
 KINDS = (*ASKED, "story")
 NEAR = 0.5  # of the open ones are such as another story of this plot may answer
-WISHES = 0.35  # of all conversations begin with an instruction
-TURNS = 5  # questions about a story, at the most: 512 tokens of assets/smol-stories hold them
+WISHES = 0.2  # of all conversations begin with an instruction
+TURNS = 9  # questions about a story, at the most, and as many
+LETTERS = 1600  # as 512 tokens of assets/smol-stories hold, with 20 for what ChatML adds
 PLOT, TENTH = "noise", 10  # held out
 PAIRED = ("pet", "job", "town")  # what makes a combination with the hero
 ANYWHERE = {"item": "object", "nook": "spot"}  # variables of wishes that no story has: its pool
@@ -207,6 +208,8 @@ def _conversation(rng: random.Random, held_out: bool) -> Conversation:
     for kind, question, answer in _questions(rng, facts, held_out, turns):
         if not kinds:
             question = _shown(rng, story, question, held_out)
+        if kinds and sum(len(text) + 20 for text in (*said, question, answer)) > LETTERS:
+            break
         said += [question, answer]
         kinds.append(kind)
     roles = ("user", "assistant") * len(kinds)

@@ -241,6 +241,20 @@ def test_a_file_is_gone_through_in_another_order_each_time(folder):
     assert batches.corpus_tokens == targets
 
 
+def test_stories_of_like_length_lie_together_and_any_batch_can_be_gone_on_from():
+    first = Chats(None, TOKENIZER, 3, 4096)
+    seen = [next(first) for _ in range(20)]
+    lengths = [[int((row != -100).nonzero().max()) for row in labels] for _, labels in seen]
+    spread = [max(some) - min(some) for some in lengths]
+    drawn = [max(map(max, lengths[i : i + 8])) - min(map(min, lengths[i : i + 8])) for i in (0, 8)]
+    assert sum(spread[:16]) / 16 < sum(drawn) / 2 / 4  # eight parts of what was drawn
+    assert [inputs.size(1) for inputs, _ in seen[:8]] != sorted(i.size(1) for i, _ in seen[:8])
+    again = Chats(None, TOKENIZER, 3, 4096)
+    for stop in (5, 8, 11):
+        again.load_state_dict({**first.state_dict(), "drawn": stop})
+        assert torch.equal(next(again)[0], seen[stop][0])
+
+
 def test_a_state_of_other_conversations_is_refused(folder):
     chats = [render(m, TOKENIZER) for m in read_messages(folder / "chats.jsonl")]
     state = Chats(chats, TOKENIZER, 5, 128).state_dict()

@@ -12,6 +12,7 @@ from smol import SmolLM2
 from smol.bench.timing import peak_memory
 from smol.lesson.exercise import SMALL
 from smol.train import LossModel
+from smol.train import loss as loss_file
 from smol.train.loss import linear_cross_entropy, loss_and_slope
 
 CPU = torch.device("cpu")
@@ -116,6 +117,35 @@ def test_a_model_gets_the_gradients_of_the_whole_loss(tied):
     assert ("model.lm_head.weight" in want) != tied
     for name, gradient in want.items():
         assert off(got[name], gradient) < 1e-6, name
+
+
+@pytest.mark.parametrize("chunk", [4, 4096])
+def test_only_targets_meet_the_head_where_they_are_few(chunk, monkeypatch):
+    loss_model, met = small(chunk=chunk), []
+    ids, labels = torch.randint(0, SMALL.vocab_size, (2, 3, 12))
+    labels[:, :8] = -100
+    labels[1] = -100  # a row without any
+    hidden = loss_model.model(ids, head=False)
+    logits = F.linear(hidden, loss_model.model.lm_head.weight)
+    want = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    want.backward()
+    wanted = {name: p.grad.clone() for name, p in loss_model.named_parameters()}
+    loss_model.zero_grad()
+    linear = loss_file.linear_cross_entropy
+    monkeypatch.setattr(
+        loss_file,
+        "linear_cross_entropy",
+        lambda h, *about: met.append(h.shape[1]) or linear(h, *about),
+    )
+    got, count = loss_model(ids, labels)
+    got.backward()
+    assert met == [8] and count == 8
+    torch.testing.assert_close(got, want)
+    for name, p in loss_model.named_parameters():
+        torch.testing.assert_close(p.grad, wanted[name], rtol=1e-4, atol=1e-6)
+    got, count = loss_model(ids, torch.full_like(labels, -100))  # none at all
+    got.backward()
+    assert got == count == 0
 
 
 def test_under_autocast_products_are_bf16_and_sums_are_not():

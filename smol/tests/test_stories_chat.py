@@ -29,7 +29,7 @@ def training() -> list[Conversation]:
 
 @pytest.fixture(scope="module")
 def held_out() -> list[Conversation]:
-    return list(conversations(600, seed=0, held_out=True))
+    return list(conversations(900, seed=0, held_out=True))
 
 
 def contents(some: list[Conversation], role: str) -> list[str]:
@@ -302,21 +302,21 @@ def test_the_judge_follows_the_story_that_was_told():
 
 
 def test_a_conversation_is_one(held_out, training):
-    for conversation in held_out + training[:600]:
+    for conversation in held_out + training[:900]:
         messages, kinds = conversation
         assert [m["role"] for m in messages] == ["user", "assistant"] * len(kinds)
         assert all(set(message) == {"role", "content"} for message in messages)
         assert all(m["content"].isascii() and m["content"].strip() for m in messages)
-        assert 1 <= len(kinds) <= 5 + (kinds[0] == "story") and "story" not in kinds[1:]
+        assert 1 <= len(kinds) <= 9 + (kinds[0] == "story") and "story" not in kinds[1:]
         questions = contents([conversation], "user")
         assert len(set(questions)) == len(questions)
 
 
 def test_every_kind_is_asked_often_enough_to_be_counted(held_out, training):
-    for some in (held_out, training[:600]):
+    for some in (held_out, training[:900]):
         asked = Counter(kind for c in some for kind in c.kinds)
         later = Counter(kind for c in some for kind in c.kinds[1:])
-        assert sum(asked.values()) > 1500
+        assert sum(asked.values()) > 3000
         assert asked.keys() == set(KINDS)
         assert min(asked.values()) >= 150, asked
         assert later.keys() == set(KINDS) - {"story"}
@@ -417,7 +417,7 @@ def test_what_is_wished_for_is_held_out(training, held_out):
             number = heroes[name]
             assert (number % 10 == 9 or (number + others[other]) % 10 == 0) == held, wish
             met[held] += 1
-    assert met[False] > 200 and met[True] > 50
+    assert met[False] > 150 and met[True] > 50
 
 
 # -- size, seeds, speed ---------------------------------------------------------------------------
@@ -443,7 +443,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "e6801713549ecc9c"), (True, "67a6017ea0283819")],
+    [(False, "f7bc01f33eaed577"), (True, "133442e8deee43ca")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])
