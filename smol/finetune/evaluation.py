@@ -8,7 +8,7 @@ from smol.checks import shown
 from smol.finetune.data import end_of, pad_of
 from smol.generate import generate, left_pad
 from smol.model import SmolLM2
-from smol.stories.chat import OPEN, Conversation, conversations, right
+from smol.stories.chat import OPEN, Conversation, conversations, follows, right
 from smol.tokenizer import BPETokenizer
 
 BATCH = 32  # prompts that are answered at once
@@ -16,7 +16,11 @@ BATCH = 32  # prompts that are answered at once
 
 class Exact(NamedTuple):
     """By kind of question how many were answered right and how many were asked, {"who": (9, 10)}:
-    at the beginning of a conversation, and in its later turns."""
+    at the beginning of a conversation, and in its later turns.
+
+    Of instructions "story" counts the stories that have what was asked for, and "flawless" those
+    of them that the grammar can have written, word for word.
+    """
 
     first: dict[str, tuple[int, int]]
     later: dict[str, tuple[int, int]]
@@ -45,8 +49,8 @@ def exact(
         for told in (True, False):  # a story is long, and an answer short
             asked = [t for t in talks if t.kinds[turn:] and (t.kinds[turn] == "story") == told]
             for talk, reply in zip(asked, _replies(model, tokenizer, asked), strict=True):
-                of_kind = {(talk.kinds[turn], "right"): talk.hear(reply)}
-                found[turn > 0].update({**of_kind, (talk.kinds[turn], "asked"): 1})
+                for kind, ok in talk.hear(reply).items():
+                    found[turn > 0].update({(kind, "right"): ok, (kind, "asked"): 1})
     return Exact(
         *(
             {
@@ -70,14 +74,18 @@ class _Talk:
         """What was written in reply to what was said last."""
         return self.given[len(self.said)]["content"]
 
-    def hear(self, reply: str) -> bool:
-        """Goes on with the reply, or with the right one; says whether it was right."""
-        ok, at = right(self.said, reply), len(self.said)
+    def hear(self, reply: str) -> dict[str, bool]:
+        """Goes on with the reply, or with the right one; says of what kind it was, and whether it
+        was right."""
+        ok, at, kind = right(self.said, reply), len(self.said), self.kinds[len(self.said) // 2]
+        judged = {kind: ok}
+        if kind == "story":
+            judged = {kind: follows(self.said, reply), "flawless": ok}
         said = [*self.said, {"role": "assistant", "content": reply}]
         if reply != self.wanted and not self._goes_on(said):
             said[at] = self.given[at]
         self.said = said + self.given[at + 1 : at + 2]
-        return ok
+        return judged
 
     def _goes_on(self, said: list[dict[str, str]]) -> bool:
         """Whether the rest can be asked after this, and is open where it was meant to be."""

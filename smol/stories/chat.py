@@ -22,7 +22,7 @@ from smol import checks, stories
 from smol.stories.grammar import Grammar
 from smol.stories.notation import Alternative, Draw, Item, Mention, Part
 
-__all__ = ["KINDS", "OPEN", "Conversation", "answers", "conversations", "right"]
+__all__ = ["KINDS", "OPEN", "Conversation", "answers", "conversations", "follows", "right"]
 
 FILE = Path(__file__).with_name("chat.txt")
 OPEN = "The story does not say."
@@ -37,6 +37,11 @@ TURNS = 9  # questions about a story, at the most, and as many
 LETTERS = 1600  # as 512 tokens of assets/smol-stories hold, with 20 for what ChatML adds
 PLOT, TENTH = "noise", 10  # held out
 PAIRED = ("pet", "job", "town")  # what makes a combination with the hero
+# How all stories begin, below their titles.
+OPENING = """opening
+| <home>
+| <hero:name> of <town:town> had <pet:animal.one> that <habit>.
+"""
 ANYWHERE = {"item": "object", "nook": "spot"}  # variables of wishes that no story has: its pool
 
 
@@ -63,6 +68,11 @@ class _Facts(NamedTuple):
 def _chat() -> Grammar:
     """The grammar of instructions; it also holds what may be asked, and what is answered."""
     return Grammar.load(FILE, *stories.FILES)
+
+
+@cache
+def _opening() -> Grammar:
+    return Grammar(OPENING, *(file.read_text(encoding="utf-8") for file in stories.FILES))
 
 
 @cache
@@ -163,6 +173,29 @@ def right(messages: Sequence[Mapping[str, str]], reply: str) -> bool:
                 return reply == answer
         raise ValueError(f"nobody knows the answer to {asked[-60:]!r}: ask as chat.txt does")
     raise ValueError("there is no story of the grammar's in this conversation: tell one first")
+
+
+def follows(messages: Sequence[Mapping[str, str]], reply: str) -> bool:
+    """Whether a reply to an instruction has what was asked for, flawless or not: hero, animal,
+    trade and town as its opening sentence has them, a thing anywhere.
+
+    `right` wants the whole to be a story, in which nothing contradicts anything: a small model
+    forgets within a page who looked where. ValueError where the last message is no instruction.
+    """
+    try:
+        wish = _facts(messages[-1]["content"], _chat())
+    except ValueError:
+        raise ValueError("the last message is no instruction: ask `right` about it") from None
+    _, _, below = reply.strip("\n").partition("\n")
+    try:
+        drawn = _facts(below[: below.find(". ") + 1], _opening()).drawn
+    except ValueError:
+        return False
+    known = _opening().pool_of
+    return all(
+        drawn.get(var) == item if var in known else item["text"].lower() in reply.lower()
+        for var, item in wish.drawn.items()
+    )
 
 
 def _fulfils(wish: _Facts, story: str) -> bool:

@@ -31,7 +31,9 @@ def with_replies(monkeypatch, reply) -> evaluation.Exact:
 def asked() -> tuple[Counter, Counter]:
     """How often each kind is asked, first and later."""
     kinds = [talk.kinds for talk in conversations(COUNT, 3, held_out=True)]
-    return Counter(k[0] for k in kinds), Counter(kind for k in kinds for kind in k[1:])
+    first = Counter(k[0] for k in kinds)
+    first["flawless"] = first["story"]
+    return first, Counter(kind for k in kinds for kind in k[1:])
 
 
 def counts(found: evaluation.Exact, which: int) -> tuple[dict, dict]:
@@ -58,6 +60,16 @@ def test_after_a_story_that_nobody_can_read_comes_the_right_one(monkeypatch):
     )
     rights, wanted = counts(found, 0), asked()
     assert rights[0].pop("story") == 0 and wanted[0].pop("story") > 3
+    assert rights[0].pop("flawless") == 0 and wanted[0].pop("flawless") > 3
+    assert rights == wanted
+
+
+def test_a_story_with_a_slip_has_what_was_asked_for_and_is_not_flawless(monkeypatch):
+    def slips(talk):
+        return talk.wanted + " The end." if "\n" in talk.wanted else talk.wanted
+
+    rights, wanted = counts(with_replies(monkeypatch, slips), 0), asked()
+    assert rights[0].pop("flawless") == 0 and wanted[0].pop("flawless") > 3
     assert rights == wanted
 
 
@@ -69,7 +81,7 @@ def test_a_story_of_its_own_is_asked_about_where_it_can_be():
         given = chat._facts(written.messages[1]["content"], stories.grammar()).drawn
         talk, own = evaluation._Talk(written), stories.grammar().write(rng, given)
         fulfils = right(written.messages[:1], own)
-        assert talk.hear(own) == fulfils
+        assert talk.hear(own) == {"story": fulfils, "flawless": fulfils}
         same = talk.said[1]["content"] == own
         assert same or talk.said[1] == written.messages[1]
         assert talk.said[2] == written.messages[2]
@@ -83,8 +95,10 @@ def test_a_wrong_answer_stays_in_the_conversation():
     talk = evaluation._Talk(
         next(t for t in conversations(50, 3) if len(t.kinds) > 2 and "story" not in t.kinds)
     )
-    assert not talk.hear("Nobody knows.") and talk.said[1]["content"] == "Nobody knows."
-    assert talk.said[2] == talk.given[2] and talk.hear(talk.wanted)
+    assert (
+        not any(talk.hear("Nobody knows.").values()) and talk.said[1]["content"] == "Nobody knows."
+    )
+    assert talk.said[2] == talk.given[2] and all(talk.hear(talk.wanted).values())
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from smol import BPETokenizer, stories
 from smol.pretrained.weights import SHIPPED
 from smol.stories import chat
-from smol.stories.chat import KINDS, OPEN, Conversation, answers, conversations, right
+from smol.stories.chat import KINDS, OPEN, Conversation, answers, conversations, follows, right
 from smol.stories.notation import Mention
 
 
@@ -418,6 +418,36 @@ def test_what_is_wished_for_is_held_out(training, held_out):
             assert (number % 10 == 9 or (number + others[other]) % 10 == 0) == held, wish
             met[held] += 1
     assert met[False] > 150 and met[True] > 50
+
+
+def test_a_story_with_a_slip_still_follows_its_instruction(held_out):
+    """Of all seven instructions; but not with another hero, animal, trade, town or thing."""
+    told = [c for c in held_out if c.kinds[0] == "story"]
+    for asked, replied, *_ in (c.messages for c in told):
+        story = replied["content"]
+        assert follows([asked], story) and follows([asked], story + " And so on.")
+        assert not follows([asked], story.partition("\n")[2])  # without its title
+        assert not follows([asked], "") and not follows([asked], asked["content"])
+    kept = Counter()
+    for (asked, replied, *_), other in zip(
+        (c.messages for c in told), (c.messages for c in told[1:]), strict=False
+    ):
+        swapped, wish = other[1]["content"], chat._facts(asked["content"], chat._chat()).drawn
+        has = chat._facts(swapped, stories.grammar())
+        wanted = all(
+            has.drawn.get(var) == item
+            if var in stories.grammar().pool_of
+            else item["text"].lower() in swapped.lower()
+            for var, item in wish.items()
+        )
+        assert follows([asked], swapped) == wanted
+        kept["kept" if wanted else "lost"] += 1
+        one = next(iter(wish.values()))["text"]
+        broken = re.sub(re.escape(one), "nothing", replied["content"], flags=re.IGNORECASE)
+        assert not follows([asked], broken)
+    assert kept["lost"] > 100
+    with pytest.raises(ValueError, match="the last message is no instruction: ask `right`"):
+        follows([{"role": "user", "content": "Who is the story about?"}], "Ivo.")
 
 
 # -- size, seeds, speed ---------------------------------------------------------------------------
