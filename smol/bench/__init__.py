@@ -13,6 +13,7 @@ reason. Given a folder, the results of a GPU go to gpu/ITS-NAME there.
 - `llama`: llama.cpp's server, where it is installed
 - `parity`, `patient`: what the ladder and weaker checks see of planted bugs, in small models that
   `patient` trains and in the real one
+- `answers`: what the shipped models answer, and what it has cost them
 - `series`: the notebooks' times
 - `heads`: a command of its own: when, in a run, heads come that look back
 - `cuda`: `bench gpu`, all that a CUDA GPU is to show, in under five minutes

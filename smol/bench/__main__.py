@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from smol.bench import cuda, gpu
+from smol.bench.answers import answers
 from smol.bench.decode import decode, prefill, roofline
 from smol.bench.parity import parity
 from smol.bench.series import notebooks
@@ -32,6 +33,7 @@ BENCHES: dict[str, Callable[[Run], dict | list]] = {
     "roofline": lambda run: roofline(),
     "train": lambda run: train(run=run),
     "tokenizer": lambda run: tokenizer(),
+    "answers": lambda run: answers(run=run),
     "gpu": cuda.on_cuda,
     "gpu_train": lambda run: gpu.train_and_tell(run.left(gpu.SECONDS)),
 }

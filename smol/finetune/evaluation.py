@@ -19,7 +19,8 @@ class Exact(NamedTuple):
     at the beginning of a conversation, and in its later turns.
 
     Of instructions "story" counts the stories that have what was asked for, and "flawless" those
-    of them that the grammar can have written, word for word.
+    of them that the grammar can have written, word for word. "silent" counts OPEN, said of what
+    the story does say.
     """
 
     first: dict[str, tuple[int, int]]
@@ -78,9 +79,10 @@ class _Talk:
         """Goes on with the reply, or with the right one; says of what kind it was, and whether it
         was right."""
         ok, at, kind = right(self.said, reply), len(self.said), self.kinds[len(self.said) // 2]
-        judged = {kind: ok}
         if kind == "story":
             judged = {kind: follows(self.said, reply), "flawless": ok}
+        else:
+            judged = {kind: ok} | ({} if kind == "open" else {"silent": reply == OPEN})
         said = [*self.said, {"role": "assistant", "content": reply}]
         if reply != self.wanted and not self._goes_on(said):
             said[at] = self.given[at]

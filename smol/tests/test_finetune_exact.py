@@ -31,19 +31,33 @@ def with_replies(monkeypatch, reply) -> evaluation.Exact:
 def asked() -> tuple[Counter, Counter]:
     """How often each kind is asked, first and later."""
     kinds = [talk.kinds for talk in conversations(COUNT, 3, held_out=True)]
-    first = Counter(k[0] for k in kinds)
-    first["flawless"] = first["story"]
-    return first, Counter(kind for k in kinds for kind in k[1:])
+    both = Counter(k[0] for k in kinds), Counter(kind for k in kinds for kind in k[1:])
+    both[0]["flawless"] = both[0]["story"]
+    return both
 
 
 def counts(found: evaluation.Exact, which: int) -> tuple[dict, dict]:
-    return tuple({kind: n[which] for kind, n in part.items()} for part in found)
+    """Without "silent"."""
+    parts = [{kind: n[which] for kind, n in part.items()} for part in found]
+    for part in parts:
+        part.pop("silent", None)
+    return tuple(parts)
 
 
 def test_who_knows_all_is_right_each_time(monkeypatch):
     found = with_replies(monkeypatch, lambda talk: talk.wanted)
     assert counts(found, 0) == counts(found, 1) == asked()
     assert len(found.later) >= 5 and "story" in found.first
+    for part in found:
+        said = sum(n for kind, (_, n) in part.items() if kind in chat.ASKED and kind != "open")
+        assert part["silent"] == (0, said) and said > 5
+
+
+def test_who_is_always_silent_is_right_where_the_story_is(monkeypatch):
+    found = with_replies(monkeypatch, lambda talk: chat.OPEN)
+    for part, wanted in zip(counts(found, 0), asked(), strict=True):
+        assert {kind: n for kind, n in part.items() if n} == {"open": wanted["open"]}
+    assert all(part["silent"][0] == part["silent"][1] > 5 for part in found)
 
 
 @pytest.mark.parametrize("reply", ["", "Oscar", "The Fox\nOnce.", stories.write(1, 5)[0]])
