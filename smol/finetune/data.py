@@ -182,11 +182,9 @@ def end_of(tokenizer: BPETokenizer) -> int:
 def pad_of(tokenizer: BPETokenizer) -> int:
     """What fills rows: the end of text, where that ends no answer; else another special token.
     ValueError where there is none."""
-    end, tokens = end_of(tokenizer), tokenizer.special_tokens
-    others = [i for i in (tokens.get("<|endoftext|>"), *tokens.values()) if i not in (None, end)]
-    if not others:
+    if (pad_id := tokenizer.pad_for(end_of(tokenizer))) is None:
         raise ValueError(
             "the tokenizer's only special token ends answers, and none is left to fill rows with: "
             "take a tokenizer with <|endoftext|> beside it"
         )
-    return others[0]
+    return pad_id

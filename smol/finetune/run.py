@@ -2,20 +2,19 @@
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
 
 from smol.checks import path, shown
-from smol.files import written_beside
 from smol.finetune.data import TEMPLATE, end_of, pad_of, reading_of
 from smol.finetune.lora import add_lora, load_lora, merge_lora, save_lora
 from smol.finetune.settings import FinetuneConfig
 from smol.generate import generate
 from smol.model import SmolLM2
-from smol.pretrained import load_pretrained, save_pretrained
+from smol.pretrained import load_pretrained
 from smol.tokenizer import CHAT_TEMPLATE, BPETokenizer
+from smol.train.checkpoint import save_whole
 from smol.train.data import Reading
 from smol.train.loop import Task, run
 from smol.train.ranks import Ranks
@@ -90,26 +89,9 @@ class Tuning(Task):
 
 
 def save_chat(model: SmolLM2, tokenizer: BPETokenizer, folder: str | Path) -> None:
-    """Writes a model's folder to chat with: `save_pretrained`'s files, the tokenizer with its
-    chat template, and which token ends an answer. That is not the one that fills rows."""
-    folder, end, pad = path("the folder", folder), end_of(tokenizer), pad_of(tokenizer)
-    names = {i: text for text, i in tokenizer.special_tokens.items()}
-    about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": names[end],
-        "pad_token": names[pad],
-        "model_max_length": model.config.max_position_embeddings,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": tokenizer.chat_template or CHAT_TEMPLATE,
-    }
-    ends = {"eos_token_id": end, "pad_token_id": pad}
+    """Writes a model's folder to chat with: `save_whole`'s files with the tokenizer's chat
+    template, and as the end the token that ends an answer. That is not the one that fills rows."""
     told = copy.copy(model)
+    ends = {"eos_token_id": end_of(tokenizer), "pad_token_id": pad_of(tokenizer)}
     told.config = dataclasses.replace(model.config, **ends)
-    save_pretrained(told, folder)
-    tokenizer.save(folder)
-    generation = {"bos_token_id": model.config.bos_token_id, **ends}
-    files = {"tokenizer_config.json": about, "generation_config.json": generation}
-    with written_beside(folder, *files) as parts:
-        for part, content in zip(parts, files.values(), strict=True):
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            part.write_text(text, encoding="utf-8")
+    save_whole(told, tokenizer, folder, tokenizer.chat_template or CHAT_TEMPLATE)

@@ -1,5 +1,6 @@
 """What README and TROUBLESHOOTING say of the series is so: sums, links, messages."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 
 from smol import doctor, files
 from smol.device import check_compiler, choose_device
+from smol.finetune import FinetuneConfig, render
+from smol.finetune.data import reading_of
 from smol.pretrained import find_reference
+from smol.tokenizer import SPECIAL_TOKENS, BPETokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "notebooks/TROUBLESHOOTING.md", "notebooks/WORKSHOP.md")
@@ -133,6 +137,30 @@ def test_troubleshooting_quotes_what_is_said(monkeypatch, tmp_path):
     set_up = nbformat.read(ROOT / "notebooks/01_inspect.ipynb", as_version=4).cells[1].source
     quoted("The series is not here: write its repository's address into REPOSITORY.", set_up)
     quoted("Another package named smol came first.", set_up)
+
+
+def test_troubleshooting_quotes_what_fine_tuning_refuses(tmp_path, capsys):
+    page, said = read("notebooks/TROUBLESHOOTING.md"), []
+    tokenizer = BPETokenizer.train(["ab"], 270, SPECIAL_TOKENS)
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    said_by = "{%% for m in messages %%}<|im_start|>{{ m['content'] }}%s{%% endfor %%}"
+    for end in ("", "{% if loop.last %}.{% endif %}<|im_end|>"):
+        begun = "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+        tokenizer.chat_template = said_by % end + begun
+        said.append(raised(render, [*chat, *chat], tokenizer))
+    tokenizer.chat_template = None
+    long = [chat[0], {"role": "assistant", "content": "b" * 600}]
+    rows = [json.dumps({"messages": messages}) for messages in (chat, chat, long)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(rows))
+    reading_of(FinetuneConfig(model="x", data=str(tmp_path / "chats.jsonl")), tokenizer)
+    said.append(capsys.readouterr().err)
+    quotes = (
+        "the chat template ends an answer with no special token of this tokenizer",
+        "the chat template writes the conversation up to message",
+        "no answer within 512 tokens",
+    )
+    for text, message in zip(quotes, said, strict=True):
+        assert text in message and f"`{text}`" in page, (text, message)
 
 
 def test_troubleshooting_quotes_what_is_said_without_a_network(monkeypatch, tmp_path, capsys):

@@ -327,14 +327,30 @@ def test_what_one_process_fails_at_all_fail_at(monkeypatch):
     assert said == [None, "KeyError: 'x'", None]
 
 
-def test_a_new_model_ends_where_its_tokenizer_says(text):
+@pytest.mark.parametrize("more, pad", [({}, None), ({"<|im_end|>": 301, "<|x|>": 302}, 302)])
+def test_a_new_model_ends_and_pads_as_its_tokenizer_says(text, tmp_path, more, pad):
+    """For transformers, too; and where the end is the only special token, nothing pads."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
     from smol.tokenizer import BPETokenizer
+    from smol.train.checkpoint import save_whole
     from smol.train.loop import new_model
 
     plain = BPETokenizer.train(["a text"], 256)
-    other = BPETokenizer(plain.vocab, plain.merges, {"<|endoftext|>": 300})
-    config = new_model(settings(text), other).config
-    assert (config.eos_token_id, config.bos_token_id, config.vocab_size) == (300, 300, 301)
+    other = BPETokenizer(plain.vocab, plain.merges, {"<|endoftext|>": 300, **more})
+    model = new_model(settings(text), other)
+    save_whole(model, other, tmp_path)
+    theirs = [kind.from_pretrained(tmp_path) for kind in (AutoConfig, GenerationConfig)]
+    for config in (model.config, *theirs):
+        ends = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+        assert ends == (300, 300, pad)
+    assert model.config.vocab_size == 301 + len(more)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert (loaded.eos_token_id, loaded.pad_token_id) == (300, pad)
+    assert loaded("a text")["input_ids"] == other.encode("a text")
+    if pad is None:
+        with pytest.raises(ValueError, match="does not have a padding token"):
+            loaded(["a text", "a"], padding=True)
 
 
 # -- a folder, and whose it is --------------------------------------------------------------------

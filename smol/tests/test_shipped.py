@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from smol import BPETokenizer, SmolLM2, generate, load_pretrained, stories
 from smol.data import load_corpus
 from smol.train import PRESETS, LossModel, TrainConfig, evaluate, read_log, validation_of
+from smol.train.checkpoint import save_whole
 
 FOLDER = Path(__file__).parents[2] / "assets" / "smol-stories"
 
@@ -35,7 +36,8 @@ def held_out(model, tokenizer) -> dict:
 def test_it_is_small_and_of_its_preset(model):
     assert (FOLDER / "model.safetensors").stat().st_size <= 6_000_000
     preset = PRESETS["small"]
-    assert vars(model.config) == {**vars(preset.config), "vocab_size": preset.vocab_size}
+    changed = {"vocab_size": preset.vocab_size, "pad_token_id": 1}
+    assert vars(model.config) == {**vars(preset.config), **changed}
     assert model.config.num_attention_heads == 3 * model.config.num_key_value_heads
 
 
@@ -72,6 +74,33 @@ def test_both_libraries_load_it_and_agree(model, tokenizer):
     assert their_tokenizer.eos_token_id == tokenizer.eos_id == model.config.eos_token_id
     with torch.no_grad():
         assert torch.equal(theirs(torch.tensor([ids])).logits, model(torch.tensor([ids])))
+
+
+def test_what_leaves_padding_out_of_the_loss_leaves_the_end_in(model):
+    """Tokenizer, config and generation_config name one end and another padding: a model whose
+    ends were masked as padding never learns to stop."""
+    from transformers import DataCollatorForLanguageModeling, GenerationConfig
+
+    theirs = AutoTokenizer.from_pretrained(FOLDER)
+    said = GenerationConfig.from_pretrained(FOLDER)
+    end, pad = theirs.eos_token_id, theirs.pad_token_id
+    for config in (model.config, AutoConfig.from_pretrained(FOLDER), said):
+        assert (config.eos_token_id, config.pad_token_id) == (end, pad)
+    assert said.bos_token_id == model.config.bos_token_id == end != pad
+    long, short = (theirs(text)["input_ids"] + [end] for text in ("There was a vet.", "Once"))
+    batch = DataCollatorForLanguageModeling(theirs, mlm=False)([{"input_ids": long},
+                                                                {"input_ids": short}])  # fmt: skip
+    masked = [-100] * (len(long) - len(short))
+    assert batch["labels"].tolist() == [long, short + masked]
+    assert batch["input_ids"][1].tolist() == short + [pad] * len(masked)
+
+
+def test_its_folder_is_as_training_leaves_it(model, tokenizer, tmp_path):
+    save_whole(model.bfloat16(), tokenizer, tmp_path)
+    model.float()
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (FOLDER / file.name).read_bytes(), file.name
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_it_writes_stories_that_the_grammar_can_read(model, tokenizer):

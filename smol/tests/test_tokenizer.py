@@ -629,6 +629,24 @@ def test_a_token_that_ends_the_text_need_not_be_special(chatty):
     assert ours.apply_chat_template(CHATS[0]) == chatty.apply_chat_template(CHATS[0])
 
 
+@pytest.mark.parametrize(
+    "names, end, pad",
+    [
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|endoftext|>", "<|im_start|>"),
+        (["<|im_end|>", "<|im_start|>", "<|endoftext|>"], "<|endoftext|>", "<|im_start|>"),
+        (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|im_end|>", "<|endoftext|>"),
+        (["<|endoftext|>", "<|im_end|>"], "<|endoftext|>", "<|im_end|>"),
+        (["<|endoftext|>"], "<|endoftext|>", None),
+        ([], None, None),
+    ],
+)
+def test_what_fills_rows_is_never_the_end(names, end, pad):
+    """Another end only where nothing else is left, and the end of text where it ends no answer."""
+    ours = BPETokenizer.train(["ab"], 270, names)
+    ids = ours.special_tokens
+    assert ours.pad_for(ids.get(end, 97)) == ids.get(pad)
+
+
 # -- what a file says beside ----------------------------------------------------------------------
 
 BYTE_STEP = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}

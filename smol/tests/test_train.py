@@ -531,7 +531,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     train.save_checkpoint(tmp_path, 3, {}, SmolLM2(SMALL), tokenizer, keep=2)
     assert calls[-1] == "step-000003"
     files = list((tmp_path / "step-000003").iterdir())
-    assert len(files) == 4
+    assert len(files) == 6
     for file in files:
         named = calls.index(file.name if file.name in calls else "step-000003")
         assert file.stat().st_ino in calls[:named], file

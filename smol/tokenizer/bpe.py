@@ -239,6 +239,18 @@ class BPETokenizer:
         """The id of <|endoftext|>."""
         return self.added_id(END_OF_TEXT)
 
+    def pad_for(self, end: int) -> int | None:
+        """A special token to fill rows with, where `end` ends a text or an answer. It is never
+        `end`: who leaves padding out of a loss would leave the end out, too. None where there is
+        no other.
+
+        The end of text comes first, which ends no answer then, and <|im_end|> last: one day it
+        may.
+        """
+        first, last = (self.special_tokens.get(text) for text in (END_OF_TEXT, CHAT_TOKENS[1]))
+        others = [i for i in self.special_tokens.values() if i != end]
+        return min(others, key=lambda i: (i != first, i == last), default=None)
+
     def added_id(self, text: str) -> int:
         """The id of a special token or another added one. ValueError where it is none."""
         if text not in self._added.ids:

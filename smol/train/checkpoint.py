@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, and refused where they are not of the run that resumes them."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -9,22 +10,52 @@ from pathlib import Path
 
 import torch
 
+from smol.checks import path
 from smol.checks import whole as whole_number
 from smol.data import FRESH, NAMES
-from smol.files import on_disk, sha256_of
+from smol.files import on_disk, sha256_of, written_beside
 from smol.model import SmolLM2
 from smol.pretrained import load_pretrained, save_pretrained
 from smol.terminal import out_of_memory, reason
+from smol.tokenizer import BPETokenizer
 from smol.train.settings import TrainConfig
 
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # a model, or LoRA's part of one
 REMEDY = "move it away, and --resume takes the one before it"
 
 
-def save_whole(model: SmolLM2, tokenizer, folder: Path) -> None:
-    """Writes the model and its tokenizer."""
+def save_whole(
+    model: SmolLM2,
+    tokenizer: BPETokenizer,
+    folder: str | Path,
+    chat_template: str | None = None,
+) -> None:
+    """Writes a model's folder as transformers takes it: `save_pretrained`'s files, the tokenizer,
+    and for both which token ends and which fills rows, as the model's config has them.
+
+    What the config leaves open stays open: a tokenizer without padding refuses to pad, which is
+    better than padding by the end.
+    """
+    folder, config = path("the folder", folder), model.config
+    added = {**tokenizer.special_tokens, **tokenizer.added_tokens}
+    names = {i: text for text, i in added.items()}
+    ends = {"eos": config.eos_token_id, "pad": config.pad_token_id}
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{kind}_token": names[i] for kind, i in ends.items() if i in names},
+        "model_max_length": config.max_position_embeddings,
+        "clean_up_tokenization_spaces": False,
+        **({"chat_template": chat_template} if chat_template else {}),
+    }
+    ends = {"bos": config.bos_token_id, **ends}
+    generation = {f"{kind}_token_id": i for kind, i in ends.items() if i is not None}
     save_pretrained(model, folder)
     tokenizer.save(folder)
+    files = {"tokenizer_config.json": about, "generation_config.json": generation}
+    with written_beside(folder, *files) as parts:
+        for part, content in zip(parts, files.values(), strict=True):
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            part.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(

@@ -132,9 +132,10 @@ def run(
 def new_model(config: TrainConfig, tokenizer: BPETokenizer) -> SmolLM2:
     """The preset's model with random weights from the seed, for this tokenizer."""
     torch.manual_seed(config.seed)
-    end = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    end = tokenizer.eos_id
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.pad_for(end)}
     shape = PRESETS[config.preset].config
-    return SmolLM2(dataclasses.replace(shape, vocab_size=len(tokenizer), **end))
+    return SmolLM2(dataclasses.replace(shape, vocab_size=len(tokenizer), **ends))
 
 
 def _check_shares(config: TrainConfig, ranks: Ranks) -> None:

@@ -22,7 +22,8 @@ from smol.lesson.figures.style import (
 
 __all__ = ["architecture", "map_strip", "matrices", "speedups"]
 
-SERIES = ("Inspect", "Build", "Parity", "Tokenizer", "Train", "Count", "Generate", "Fast")
+SERIES = ("Inspect", "Build", "Parity", "Tokenizer", "Train", "Count", "Generate", "Fast",
+          "Fine-tune")  # fmt: skip
 
 
 @styled
