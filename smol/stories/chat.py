@@ -22,10 +22,19 @@ from smol import checks, stories
 from smol.stories.grammar import Grammar
 from smol.stories.notation import Alternative, Draw, Item, Mention, Part
 
-__all__ = ["KINDS", "OPEN", "Conversation", "answers", "conversations", "follows", "right"]
+__all__ = [
+    "KINDS",
+    "OPEN",
+    "SAYS",
+    "Conversation",
+    "answers",
+    "conversations",
+    "follows",
+    "right",
+]
 
 FILE = Path(__file__).with_name("chat.txt")
-OPEN = "The story does not say."
+SAYS, OPEN = "The story says: ", "The story does not say."
 # What an answer can be, and how often each kind of question is asked where it can be: about
 # equally often in all, though few stories say how many, and fewer who came last. "open" is what
 # the story does not say; "story" is a story that somebody wished for.
@@ -104,11 +113,16 @@ def _facts(text: str, grammar: Grammar) -> _Facts:
 
 def _text(parts: Sequence[Part], facts: _Facts) -> str | None:
     """The parts in the words of a story, with a capital; None where it lacks one of them."""
+    said = _said(parts, facts)
+    return said and said[:1].upper() + said[1:]
+
+
+def _said(parts: Sequence[Part], facts: _Facts) -> str | None:
+    """The same, as a story has it within a sentence."""
     try:
-        said = "".join(_words(parts, facts))
+        return "".join(_words(parts, facts))
     except KeyError:
         return None
-    return said[:1].upper() + said[1:]
 
 
 def _words(parts: Sequence[Part], facts: _Facts) -> Iterator[str]:
@@ -129,18 +143,21 @@ def _answers(facts: _Facts) -> dict[str, str]:
         for rule, lines in says:
             if rule in facts.chosen:
                 number = rules[rule].index(facts.chosen[rule]) if len(lines) > 1 else 0
-                said.append(_text(lines[number], facts))
+                said.append(_said(lines[number], facts))
         said = [text for text in said if text]
         if "?" not in said:
-            found[name] = said[0] if said else OPEN
+            found[name] = SAYS + said[0] if said else OPEN
     return found
 
 
 def answers(story: str) -> dict[str, str]:
-    """The answers of a story by topic, {"who_hero": "Oscar.", …}: OPEN for what it does not say.
+    """The answers of a story by topic, {"who_hero": "The story says: Oscar.", …}: OPEN for what it
+    does not say.
 
-    A topic's name begins with its kind. One that has no plain answer here is left out. ValueError
-    for a text that is no story.
+    All others begin with SAYS. So what was read is written as it was read: to a tokenizer " Juno"
+    within a sentence is another token than "Juno" at its beginning, and of a name that no training
+    asked for a model cannot know that the two are one. A topic's name begins with its kind. One
+    that has no plain answer here is left out. ValueError for a text that is no story.
     """
     return _answers(_facts(story.strip("\n"), stories.grammar()))
 

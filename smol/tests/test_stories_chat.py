@@ -12,7 +12,16 @@ import pytest
 from smol import BPETokenizer, stories
 from smol.pretrained.weights import SHIPPED
 from smol.stories import chat
-from smol.stories.chat import KINDS, OPEN, Conversation, answers, conversations, follows, right
+from smol.stories.chat import (
+    KINDS,
+    OPEN,
+    SAYS,
+    Conversation,
+    answers,
+    conversations,
+    follows,
+    right,
+)
 from smol.stories.notation import Mention
 
 
@@ -85,8 +94,9 @@ BY_WORDS = {
 
 
 def plain(answer: str) -> str:
-    """An answer without what words cannot show: its article, its capital, its full stop."""
-    return re.sub(r"^(an? |in )(?!hundred)", "", answer.lower().removesuffix("."))
+    """An answer without what words cannot show: its beginning, its article, its full stop."""
+    said = answer.removeprefix("The story says: ").lower().removesuffix(".")
+    return re.sub(r"^(an? |in )(?!hundred)", "", said)
 
 
 @pytest.mark.parametrize("topic", BY_WORDS)
@@ -109,7 +119,7 @@ def test_who_was_where(shelf):
             (first, _), (second, name), (third, _) = was
             assert plain(known["where_alibi"]) == plain(first)
             assert plain(known["where_three"]) == plain(third.removesuffix(" all day"))
-            assert known["who_there"] == f"{name}."
+            assert known["who_there"] == f"{SAYS}{name}."
             assert any(f"Who was {second}?" == text for text in asked_of(story, "who_there"))
 
 
@@ -124,7 +134,8 @@ def test_an_answer_is_made_of_words_of_the_story(shelf):
         words = set(re.findall(r"[\w'-]+", story.lower()))
         for topic, answer in known.items():
             if answer != OPEN and topic not in ("where_start", "where_end"):
-                assert set(re.findall(r"[\w'-]+", answer.lower())) <= words | ours, (topic, story)
+                said = set(re.findall(r"[\w'-]+", answer.removeprefix(SAYS).lower()))
+                assert answer.startswith(SAYS) and said <= words | ours, (topic, story)
             assert re.fullmatch(r"[A-Z][^.\n]*[^.\s]\.", answer)
 
 
@@ -284,13 +295,13 @@ def test_the_judge_follows_the_story_that_was_told():
     one, other = told(hero="Ada", pet="owl"), told(hero="Bruno", pet="cat")
     wish = {"role": "user", "content": "Tell me a story in Yawning."}
     who = {"role": "user", "content": "Who is the story about?"}
-    assert right([wish, {"role": "assistant", "content": one}, who], "Ada.")
+    assert right([wish, {"role": "assistant", "content": one}, who], SAYS + "Ada.")
     shown = {"role": "user", "content": f"{other}\n\nWho is the story about?"}
     after = [wish, {"role": "assistant", "content": one}, shown]
-    assert right(after, "Bruno.")
-    assert not right(after, "Ada.")
+    assert right(after, SAYS + "Bruno.")
+    assert not right(after, SAYS + "Ada.")
     with pytest.raises(ValueError, match=r"no story .* in this conversation: tell one first"):
-        right([who], "Ada.")
+        right([who], SAYS + "Ada.")
     with pytest.raises(ValueError, match=r"the answer to 'How are you.': ask as chat.txt does"):
         right([*after[:2], {"role": "user", "content": "How are you?"}], "Well.")
     for unfinished in ([], after[:2]):
@@ -473,7 +484,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "f7bc01f33eaed577"), (True, "133442e8deee43ca")],
+    [(False, "012cb95bb2e9a340"), (True, "67cbd85c952521ee")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])
