@@ -2,16 +2,16 @@
 
 python -m smol.finetune --model assets/smol-stories --data stories-chat --steps 600 --out DIR
 python -m smol.finetune --model WHERE --method lora --data FILE.jsonl --steps 100 --out DIR
+python -m smol.finetune --model WHERE --method dpo --data PAIRS.jsonl --steps 100 --out DIR
 """
 
 import argparse
 import sys
 
-from smol.device import DEVICES, DTYPES
 from smol.finetune.run import finetune
 from smol.finetune.settings import METHODS, STORIES, FinetuneConfig
 from smol.terminal import command
-from smol.train.schedule import SCHEDULES
+from smol.train.flags import add_flags, given_flags
 
 
 @command("smol.finetune")
@@ -21,32 +21,10 @@ def main() -> int:
         prog="python -m smol.finetune", description="from a model to one that answers"
     )
     parser.add_argument("--model", required=True, help="a folder, a hub repository, a .gguf file")
-    parser.add_argument("--data", help=f"{STORIES}, or a .jsonl with messages in each line")
-    parser.add_argument("--out", required=True, help="folder for log, checkpoints and the model")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from OUT's last checkpoint, if any"
-    )
-    parser.add_argument("--method", choices=METHODS, help="all weights, or a few beside them")
-    for name, kind in (
-        ("steps", int),
-        ("batch-size", int),
-        ("seq-len", int),
-        ("accumulate", int),
-        ("learning-rate", float),
-        ("rank", int),
-        ("alpha", float),
-        ("seed", int),
-        ("log-every", int),
-        ("eval-every", int),
-        ("save-every", int),
-        ("keep", int),
-    ):
-        parser.add_argument(f"--{name}", type=kind)
-    parser.add_argument("--schedule", choices=SCHEDULES)
-    parser.add_argument("--device", choices=DEVICES)
-    parser.add_argument("--dtype", choices=DTYPES)
-    given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-    out, resume = given.pop("out"), given.pop("resume")
+    parser.add_argument("--data", help=f"{STORIES}, or a .jsonl with messages or pairs a line")
+    parser.add_argument("--method", choices=METHODS, help="all weights, a few, or by preference")
+    add_flags(parser, rank=int, alpha=float, beta=float)
+    given, out, resume = given_flags(parser)
     config = FinetuneConfig(**given)
     return 0 if finetune(config, out, resume)[1] == config.steps else 1
 

@@ -1,4 +1,4 @@
-"""What fine-tuning reads: conversations in batches, where each stands, and those held out."""
+"""What fine-tuning reads: conversations, or pairs of them, in batches; and those held out."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from smol import stories
+from smol.checks import flag, whole
 from smol.checks import seed as seed_of
-from smol.checks import whole
 from smol.finetune.messages import read_messages
 from smol.finetune.packing import pad
+from smol.finetune.pairs import Pair, read_pairs, story_pairs
 from smol.finetune.render import Chat, answer_ends, render, truncate
 from smol.finetune.settings import STORIES, FinetuneConfig
 from smol.stories.chat import FILE, conversations
@@ -22,7 +23,7 @@ from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
 
 DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
-HELD_OUT = 96  # conversations of the grammar; of a file the last tenth, and no more than 1,024
+HELD_OUT = 96  # by the grammar; of a file the last tenth, and no more than 1,024
 # ChatML without a system message, with the marks by which transformers finds the answers: for a
 # tokenizer that has no template of its own.
 TEMPLATE = (
@@ -31,27 +32,33 @@ TEMPLATE = (
     "{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# What is learned from at once: a conversation, or the chosen and the rejected one of a pair.
+Item = Chat | tuple[Chat, Chat]
 
 
 class Chats:
     """Batches of conversations, without end: those given, shuffled anew each time round, or for
-    None those of the grammar, none of which comes twice.
+    None those of the grammar, none of which comes twice. Of `pairs` each has 2B rows, a rejected
+    conversation after the chosen one.
 
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
     length. Those of the grammar lie beside others of like length. (Filled up to seq_len = 512 they
     would be a half longer, and take a CPU as much more time.) Batch n of a seed is always the
     same, so that the position is a number.
-    A state is refused once the conversations, or the sentences for new ones, have changed.
-    `tokens_seen` counts what is learned. ValueError for settings of another type.
+    A state is refused once the conversations, or the sentences for new ones, have changed, or the
+    `base`: a hash of the model that the run keeps beside what it trains. `tokens_seen` counts what
+    is learned. ValueError for settings of another type.
     """
 
     def __init__(
         self,
-        chats: list[Chat] | None,
+        chats: list[Item] | None,
         tokenizer: BPETokenizer,
         batch_size: int,
         seq_len: int,
         seed: int = 0,
+        pairs: bool = False,
+        base: str | None = None,
     ):
         self._settings = {
             "batch_size": whole("batch_size", batch_size),
@@ -60,11 +67,15 @@ class Chats:
             "conversations": _hash_of(chats),
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.chat_template,
+            "base": base,
         }
         self._chats, self._tokenizer, self._pad_id = chats, tokenizer, pad_of(tokenizer)
+        self._pairs = flag("pairs", pairs)
         self._drawn = self.tokens_seen = 0  # batches, targets
         self._order = (-1, [])  # of which time round, or of which draw, and how it goes
-        self.corpus_tokens = None if chats is None else sum(sum(chat.mask) for chat in chats)
+        self.corpus_tokens = None
+        if chats is not None:
+            self.corpus_tokens = sum(sum(chat.mask) for chat in _rows(chats))
 
     @property
     def unique_tokens(self) -> int:
@@ -75,23 +86,24 @@ class Chats:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        batch = pad(self._fresh() if self._chats is None else self._next(), self._pad_id)
+        items = self._fresh() if self._chats is None else self._next()
+        batch = pad(_rows(items), self._pad_id)
         self._drawn += 1
         self.tokens_seen += (batch.labels != -100).sum().item()
         return batch.inputs, batch.labels
 
-    def _fresh(self) -> list[Chat]:
+    def _fresh(self) -> list[Item]:
         (draw, at), B = divmod(self._drawn, DRAWN), self._settings["batch_size"]
         if draw != self._order[0]:
             rng = random.Random(f"{self._settings['seed']} {draw}")
-            said = (c.messages for c in conversations(10**9, rng.getrandbits(63)))
-            rows = list(islice(_fit(said, self._tokenizer, self._settings["seq_len"]), DRAWN * B))
-            rows.sort(key=lambda chat: len(chat.ids))
+            said = _written(10**9, rng.getrandbits(63), self._pairs)
+            fit = _fit(said, self._tokenizer, self._settings["seq_len"])
+            items = sorted(islice(fit, DRAWN * B), key=_length)
             starts = sorted(range(0, DRAWN * B, B), key=lambda _: rng.random())
-            self._order = draw, [rows[i : i + B] for i in starts]
+            self._order = draw, [items[i : i + B] for i in starts]
         return self._order[1][at]
 
-    def _next(self) -> list[Chat]:
+    def _next(self) -> list[Item]:
         B, found = self._settings["batch_size"], []
         for number in range(self._drawn * B, self._drawn * B + B):
             epoch, at = divmod(number, len(self._chats))
@@ -115,59 +127,84 @@ class Chats:
         self._drawn, self.tokens_seen = state["drawn"], state["tokens_seen"]
 
 
-def _hash_of(chats: list[Chat] | None) -> str:
+def _hash_of(chats: list[Item] | None) -> str:
     """Of the conversations, or of the sentences that they are written with."""
     files = (*stories.FILES, FILE) if chats is None else ()
     text = json.dumps([chats, *(file.read_text(encoding="utf-8") for file in files)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def reading_of(config: FinetuneConfig, tokenizer: BPETokenizer) -> Reading:
-    """The conversations that the settings name, and those that are held out of them.
+def reading_of(
+    config: FinetuneConfig, tokenizer: BPETokenizer, base: str | None = None
+) -> Reading:
+    """The conversations, for DPO the pairs, that the settings name, and those that are held out of
+    them. `base` is as in `Chats`.
 
     ValueError for a file of fewer than two that fit seq_len; those that do not are left out.
     """
-    B, T = config.batch_size, config.seq_len
+    B, T, pairs = config.batch_size, config.seq_len, config.method == "dpo"
     if config.data == STORIES:
-        said = [c.messages for c in conversations(HELD_OUT, 0, held_out=True)]
+        said = list(_written(HELD_OUT, 0, pairs, held_out=True))
         held_out, chats = _fitting(said, tokenizer, T), None
     else:
-        said = list(read_messages(config.data))
+        said = list((read_pairs if pairs else read_messages)(config.data))
         chats = _fitting(said, tokenizer, T)
         if len(chats) < 2:
+            what = "pairs" if pairs else "conversations"
             raise ValueError(
-                f"{config.data} has {len(chats)} conversations with an answer within {T} tokens: "
+                f"{config.data} has {len(chats)} {what} with an answer within {T} tokens: "
                 "give two or more, one to learn from and one to be held out, or a larger seq_len"
             )
         cut = len(chats) - max(1, len(chats) // 10)
         chats, held_out = chats[:cut], chats[cut:][:1024]
     if not held_out:
         raise ValueError(f"no conversation has an answer within {T} tokens: take 512")
-    batches = Chats(chats, tokenizer, B, T, config.seed)
+    batches = Chats(chats, tokenizer, B, T, config.seed, pairs, base)
     return Reading(tokenizer, batches, _validation_of(held_out, tokenizer, B))
 
 
-def _fitting(said: list, tokenizer: BPETokenizer, seq_len: int) -> list[Chat]:
+def _written(count: int, seed: int, pairs: bool, held_out: bool = False) -> Iterator:
+    """The messages of what the grammar writes, as `read_messages` and `read_pairs` give them."""
+    if pairs:
+        return story_pairs(count, seed, held_out)
+    return (talk.messages for talk in conversations(count, seed, held_out))
+
+
+def _fitting(said: list, tokenizer: BPETokenizer, seq_len: int) -> list[Item]:
     fit = list(_fit(said, tokenizer, seq_len))
     if left := len(said) - len(fit):
-        say(f"left out: {left} conversations of {len(said)}, no answer within {seq_len} tokens")
+        what = "pairs" if isinstance(said[0], Pair) else "conversations"
+        say(f"left out: {left} {what} of {len(said)}, no answer within {seq_len} tokens")
     return fit
 
 
-def _fit(said: Iterable, tokenizer: BPETokenizer, seq_len: int) -> Iterator[Chat]:
-    """Each conversation up to its last answer that fits; those of which none does are left out."""
-    for messages in said:
-        chat = render(messages, tokenizer)
-        if answer_ends(chat.mask)[0] <= seq_len:
+def _fit(said: Iterable, tokenizer: BPETokenizer, seq_len: int) -> Iterator[Item]:
+    """Each conversation up to its last answer that fits, each pair whole, for of a pair the last
+    answers count; those of which none does are left out."""
+    for one in said:
+        if isinstance(one, Pair):
+            pair = tuple(render(messages, tokenizer, last_only=True) for messages in one)
+            if all(answer_ends(chat.mask)[0] <= seq_len for chat in pair):
+                yield pair
+        elif answer_ends((chat := render(one, tokenizer)).mask)[0] <= seq_len:
             yield truncate(chat, seq_len)[0]
 
 
-def _validation_of(chats: list[Chat], tokenizer: BPETokenizer, batch_size: int) -> Validation:
-    """Held-out conversations as batches; of their bytes those of the answers."""
-    chats = sorted(chats, key=lambda chat: len(chat.ids))  # so that little is padding
-    rows = [pad(chats[i : i + batch_size], pad_of(tokenizer))[:2]
-            for i in range(0, len(chats), batch_size)]  # fmt: skip
-    answered = [i for chat in chats for i, here in zip(*chat, strict=True) if here]
+def _rows(items: Iterable[Item]) -> list[Chat]:
+    """Each conversation; of each pair the chosen one, then the rejected one."""
+    return [chat for item in items for chat in ([item] if isinstance(item, Chat) else item)]
+
+
+def _length(item: Item) -> int:
+    return max(len(chat.ids) for chat in _rows([item]))
+
+
+def _validation_of(items: list[Item], tokenizer: BPETokenizer, batch_size: int) -> Validation:
+    """What is held out as batches; of its bytes those of the answers."""
+    items = sorted(items, key=_length)  # so that little is padding
+    rows = [pad(_rows(items[i : i + batch_size]), pad_of(tokenizer))[:2]
+            for i in range(0, len(items), batch_size)]  # fmt: skip
+    answered = [i for chat in _rows(items) for i, here in zip(*chat, strict=True) if here]
     said = tokenizer.decode(answered, skip_special_tokens=True)
     return Validation(rows, len(said.encode()), None)
 

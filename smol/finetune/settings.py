@@ -1,4 +1,4 @@
-"""What fine-tuning is told: `smol.train`'s settings with other defaults, and four of its own."""
+"""What fine-tuning is told: `smol.train`'s settings with other defaults, and five of its own."""
 
 import dataclasses
 import math
@@ -7,13 +7,14 @@ from smol.checks import named, number, one_of, whole
 from smol.train.settings import TrainConfig
 
 STORIES = "stories-chat"  # conversations that the grammar writes as they are wanted
-METHODS = ("sft", "lora")
+METHODS = ("sft", "lora", "dpo")
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
     """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat" or a JSONL
-    of messages; `batch_size` counts conversations. `rank` and `alpha` are LoRA's.
+    of messages, for "dpo" of pairs; `batch_size` counts conversations, or pairs. `rank` and
+    `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that it began with.
 
     The rest is as in TrainConfig; its preset, its tokenizer and shards are not used here.
     """
@@ -29,14 +30,18 @@ class FinetuneConfig(TrainConfig):
     method: str = "sft"
     rank: int = 8
     alpha: float = 16.0
+    beta: float = 0.1
 
     def __post_init__(self):
         checked = {
             "model": named("model", self.model),
             "method": one_of("method", self.method, METHODS),
             "rank": whole("rank", self.rank),
-            "alpha": number("alpha", self.alpha, "above 0 and finite", lambda a: 0 < a < math.inf),
         }
+        for name in ("alpha", "beta"):
+            checked[name] = number(
+                name, getattr(self, name), "above 0 and finite", lambda x: 0 < x < math.inf
+            )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         super().__post_init__()
@@ -46,9 +51,18 @@ class FinetuneConfig(TrainConfig):
             raise ValueError("fine-tuning keeps a model whole in each process: leave fsdp out")
         if self.optimizer != "adamw":
             raise ValueError(f"optimizer {self.optimizer!r} is not for fine-tuning: take adamw")
+        if self.method == "dpo":
+            if self.compile:
+                raise ValueError("dpo's reference is not compiled with it: leave compile out")
+            object.__setattr__(self, "compile", False)
 
     def check_context(self) -> None:
         """Nothing: how much the model can read is in its own config (`Tuning.reading`)."""
+
+    def deciding(self) -> dict:
+        """As in TrainConfig; `beta` for DPO only, so that what was saved before there was DPO is
+        resumed as ever."""
+        return {**super().deciding(), "beta": self.beta if self.method == "dpo" else None}
 
     @property
     def title(self) -> str:

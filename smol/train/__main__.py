@@ -5,10 +5,9 @@ import sys
 
 import smol.train
 from smol.data import FRESH, NAMES
-from smol.device import DEVICES, DTYPES
 from smol.terminal import command
+from smol.train.flags import add_flags, given_flags
 from smol.train.loop import run
-from smol.train.schedule import SCHEDULES
 from smol.train.settings import OPTIMIZERS, PRESETS, TrainConfig
 
 
@@ -21,33 +20,12 @@ def main() -> int:
     )
     parser.add_argument("--preset", choices=PRESETS)
     parser.add_argument("--data", help=f"{', '.join((*NAMES, FRESH))}, a path")
-    parser.add_argument("--out", required=True, help="folder for log and checkpoints")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from OUT's last checkpoint, if any"
-    )
-    for name, kind in (
-        ("steps", int),
-        ("batch-size", int),
-        ("seq-len", int),
-        ("accumulate", int),
-        ("learning-rate", float),
-        ("seed", int),
-        ("log-every", int),
-        ("eval-every", int),
-        ("save-every", int),
-        ("keep", int),
-        ("tokenizer", str),
-    ):
-        parser.add_argument(f"--{name}", type=kind)
+    add_flags(parser, tokenizer=str)
     parser.add_argument("--optimizer", choices=OPTIMIZERS)
-    parser.add_argument("--schedule", choices=SCHEDULES)
-    parser.add_argument("--device", choices=DEVICES)
-    parser.add_argument("--dtype", choices=DTYPES)
     either = argparse.BooleanOptionalAction
     parser.add_argument("--compile", action=either, help="blocks (default: where it pays)")
     parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
-    given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-    out, resume = given.pop("out"), given.pop("resume")
+    given, out, resume = given_flags(parser)
     preset = PRESETS[given.get("preset", TrainConfig.preset)]
     defaults = {k: getattr(preset, k) for k in ("batch_size", "seq_len", "learning_rate")}
     config = TrainConfig(**{**defaults, **given})

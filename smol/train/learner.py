@@ -1,7 +1,7 @@
 """A model and what trains it: one step, on one device or on a share of several."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,9 @@ class Learner:
     """A model with its loss and optimizers, alone or as one of several processes.
 
     Under DDP each process has all of them; with `fsdp` (FSDP2) a share of weights, gradients and
-    optimizer, and whoever wants a whole one has to ask in all processes at once.
+    optimizer, and whoever wants a whole one has to ask in all processes at once. Another
+    `loss_model` than `LossModel` gives the sum of its losses and their number as that does, and
+    says beforehand, by `count(labels)`, how many there will be. Its steps are not captured.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class Learner:
         device: torch.device,
         precision: Precision,
         ranks: Ranks,
+        loss_model: nn.Module | None = None,
     ):
         self.config, self.device, self.precision, self.ranks = config, device, precision, ranks
         self.model = model.to(device).train()
-        self.loss_model = self.wrapped = LossModel(self.model)
+        self.loss_model = self.wrapped = (loss_model or LossModel(self.model)).to(device)
         self.sharded = ranks.size > 1 and config.fsdp
         if self.sharded:
             mesh = init_device_mesh(device.type, (ranks.size,))
@@ -60,7 +63,9 @@ class Learner:
         self.optimizers = optimizers_of(self.model, config, fused=device.type == "cuda")
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaler)
         self.compiled = False
-        self.captured = CapturedStep(self) if captures(config, device, precision, ranks) else None
+        capture = captures(config, device, precision, ranks)
+        usual = isinstance(self.loss_model, LossModel)  # another may ask the GPU within a step
+        self.captured = CapturedStep(self) if capture and usual else None
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -82,24 +87,25 @@ class Learner:
     def step(self, inputs: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, int, Tensor]:
         """`gradients` and `update`, captured where that pays (`captured.py`): what they give."""
         if self.captured is None or inputs.size(1) != self.config.seq_len:
-            nats, targets = self.gradients(inputs, labels)
-            return nats, targets, self.update(rate)
-        targets = (labels != -100).sum().item()
-        nats, norm = self.captured(self._here(inputs), self._here(labels), targets, rate)
-        return nats, targets, norm
+            nats, count = self.gradients(inputs, labels)
+            return nats, count, self.update(rate)
+        count = self.loss_model.count(labels).item()
+        nats, norm = self.captured(self._here(inputs), self._here(labels), count, rate)
+        return nats, count, norm
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Leaves the gradients of a batch's mean loss in the parameters, in `accumulate` parts.
 
-        inputs and labels (B, T) are the whole batch's. Gives the sum of -ln p of this process'
-        share, (), and the number of targets in the whole batch.
+        inputs and labels (B, T) are the whole batch's. Gives the sum of the losses of this
+        process' share, (), and the number of losses in the whole batch: one a target, and -ln p,
+        unless the loss model is another.
         """
-        targets = (labels != -100).sum().item()
+        count = self.loss_model.count(labels).item()
         mine = (self._here(self.ranks.share_of(t)) for t in (inputs, labels))
-        return self.backward(*mine, targets), targets
+        return self.backward(*mine, count), count
 
-    def backward(self, inputs: Tensor, labels: Tensor, targets: int | Tensor) -> Tensor:
-        """`gradients` of this process' share, (B, T) on the device; `targets` is the batch's."""
+    def backward(self, inputs: Tensor, labels: Tensor, count: int | Tensor) -> Tensor:
+        """`gradients` of this process' share, (B, T) on the device; `count` is the batch's."""
         nats, parts = torch.zeros((), device=self.device), self.config.accumulate
         mine = (t.chunk(parts) for t in (inputs, labels))
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
@@ -108,7 +114,7 @@ class Learner:
             with plain, self._autocast(), self._synchronised(number == parts):
                 loss, _ = self.wrapped(x, y)
                 # DDP and FSDP take the mean over processes, and the sum is wanted.
-                self.scaler.scale(loss * self.ranks.size / targets).backward()
+                self.scaler.scale(loss * self.ranks.size / count).backward()
             nats += loss.detach()
         return nats
 
@@ -130,11 +136,11 @@ class Learner:
         self.scaler.update()
         return norm
 
-    def evaluate(self, validation: Validation) -> dict:
-        """`smol.train.evaluate` of the model as it stands."""
+    def evaluate(self, validation: Validation, how: Callable = evaluate) -> dict:
+        """`smol.train.evaluate` of the model as it stands, or another way of it."""
         self.model.eval()
         with self.uncompiled(), self._autocast():
-            row = evaluate(self.loss_model, validation, self.device)
+            row = how(self.loss_model, validation, self.device)
         self.model.train()
         if self.sharded:  # FSDP keeps the root gathered after a forward, for its backward
             self.loss_model.reshard()

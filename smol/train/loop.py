@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smol.checks import flag, path, shown
 from smol.data import FreshStories, Stream, Windows
@@ -31,10 +31,11 @@ from smol.train.checkpoint import (
     start_from,
 )
 from smol.train.compiled import will_compile
-from smol.train.data import Reading, reading_of
-from smol.train.evaluation import sample
+from smol.train.data import Reading, Validation, reading_of
+from smol.train.evaluation import evaluate, sample
 from smol.train.learner import Learner
 from smol.train.log import Log, Progress
+from smol.train.loss import LossModel
 from smol.train.ranks import Ranks
 from smol.train.schedule import SCHEDULES
 from smol.train.settings import PRESETS, TrainConfig
@@ -75,6 +76,14 @@ class Task:
     def save(self, config: TrainConfig, model: SmolLM2, tokenizer, folder: Path) -> None:
         """Writes what `load` needs: see `save_checkpoint`."""
         save_whole(model, tokenizer, folder)
+
+    def loss_model(self, config: TrainConfig, model: SmolLM2) -> nn.Module:
+        """The model with what it is to make small: see `Learner`."""
+        return LossModel(model)
+
+    def evaluate(self, loss_model: nn.Module, held_out: Validation, device: torch.device) -> dict:
+        """What it is worth on held-out data, "val_loss" and more: a part of a row of the log."""
+        return evaluate(loss_model, held_out, device)
 
     def sample(self, model: SmolLM2, tokenizer: BPETokenizer) -> str:
         """What shows, now and then, how far it has come."""
@@ -119,7 +128,8 @@ def run(
             else:
                 model = task.begin(config, reading.tokenizer)
             log = _opened(out, begin) if ranks.rank == 0 else None  # last: it drops rows
-        learner = Learner(model, config, device, precision, ranks)
+        loss_model = task.loss_model(config, model)
+        learner = Learner(model, config, device, precision, ranks, loss_model)
         if state:
             learner.load_state_dict(state)
             torch.set_rng_state(state["rng"])
@@ -170,15 +180,16 @@ def _loop(
     with _stopped_by_signals() as stopped, progress, _garbage_when_asked() as collect:
         while step < config.steps:
             rate = config.learning_rate * SCHEDULES[config.schedule](step, config)
-            nats, targets, norm = learner.step(*next(batches), rate)
+            seen = batches.tokens_seen
+            nats, count, norm = learner.step(*next(batches), rate)
             step += 1
-            progress.step(targets)
+            progress.step(batches.tokens_seen - seen)
             last, every = step == config.steps, (config.log_every, config.eval_every)
             to_log, to_look = (last or step % often == 0 for often in every)
             to_save = last or step % config.save_every == 0
             row, due = {}, to_log or to_look or to_save
             if due:
-                measured = _measured(learner, nats, targets, norm, step, out)
+                measured = _measured(learner, nats, count, norm, step, out)
                 progress.show_loss(measured["loss"])
             if to_log:
                 row = {
@@ -195,7 +206,7 @@ def _loop(
             # A signal may reach one process before this step's end, another after it.
             stop = ranks.any(bool(stopped))
             if stop and not due:
-                _measured(learner, nats, targets, norm, step, out)
+                _measured(learner, nats, count, norm, step, out)
             if log and (to_save or stop):
                 log.flush()
             if to_save or stop:
@@ -216,7 +227,7 @@ def _look(
     learner: Learner, reading: Reading, progress: Progress, step: int, out: Path, task: Task
 ) -> dict:
     """The held-out loss, and a sample where one process has the whole model; said and returned."""
-    row = learner.evaluate(reading.validation) if learner.wanted else {}
+    row = learner.evaluate(reading.validation, task.evaluate) if learner.wanted else {}
     with learner.ranks.agreed():
         if row:
             _check_finite("held-out loss", row["val_loss"], step, out)
@@ -229,11 +240,11 @@ def _look(
 
 
 def _measured(
-    learner: Learner, nats: Tensor, targets: int, norm: Tensor, step: int, out: Path
+    learner: Learner, nats: Tensor, count: int, norm: Tensor, step: int, out: Path
 ) -> dict[str, float]:
     """The step's loss and norm, the same in all processes. Asked for before anything is looked
     at, logged or saved, which a step that was not finite has spoilt: ValueError then."""
-    loss, grad_norm = learner.ranks.sum(nats).item() / targets, norm.item()
+    loss, grad_norm = learner.ranks.sum(nats).item() / count, norm.item()
     _check_finite("loss", loss, step, out)
     if not learner.precision.scaler:  # which leaves out steps that are too large for fp16
         _check_finite("norm of the gradients", grad_norm, step, out)

@@ -123,3 +123,7 @@ class LossModel(nn.Module):
             hidden, labels = hidden[kept][None], labels[kept][None]
         loss = linear_cross_entropy(hidden, head, labels, self.chunk, self.slope_of)
         return loss, targets
+
+    def count(self, labels: Tensor) -> Tensor:
+        """How many losses a batch has, (): one a target."""
+        return (labels != -100).sum()
