@@ -344,7 +344,7 @@ def test_the_commands_flags_reach_the_run(monkeypatch, tmp_path, capsys):
     flags = {
         **{"model": "M", "data": "D", "method": "lora", "steps": 7, "batch-size": 4},
         **{"seq-len": 32, "accumulate": 2, "learning-rate": 0.5, "rank": 3, "alpha": 5.0},
-        **{"seed": 3, "log-every": 2, "eval-every": 3, "save-every": 4, "keep": 5},
+        **{"beta": 0.7, "seed": 3, "log-every": 2, "eval-every": 3, "save-every": 4, "keep": 5},
         **{"schedule": "wsd", "device": "cpu", "dtype": "bfloat16"},
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
