@@ -7,7 +7,9 @@ from smol.checks import named, number, one_of, whole
 from smol.train.settings import TrainConfig
 
 STORIES = "stories-chat"  # conversations that the grammar writes as they are wanted
-METHODS = ("sft", "lora", "dpo")
+# Each with its learning rate where none is given. DPO's is small: at SFT's rate a small model lost
+# four nats of ln p of the right answers within 16 steps, and the margins grew all the same.
+METHODS = {"sft": 1e-3, "lora": 1e-3, "dpo": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +17,7 @@ class FinetuneConfig(TrainConfig):
     """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat" or a JSONL
     of messages, for "dpo" of pairs; `batch_size` counts conversations, or pairs. `rank` and
     `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that it began with.
+    With `learning_rate` None it is the method's own.
 
     The rest is as in TrainConfig; its preset, its tokenizer and shards are not used here.
     """
@@ -22,7 +25,7 @@ class FinetuneConfig(TrainConfig):
     data: str = STORIES
     batch_size: int = 16
     seq_len: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -42,6 +45,8 @@ class FinetuneConfig(TrainConfig):
             checked[name] = number(
                 name, getattr(self, name), "above 0 and finite", lambda x: 0 < x < math.inf
             )
+        if self.learning_rate is None:
+            checked["learning_rate"] = METHODS[checked["method"]]
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         super().__post_init__()

@@ -343,6 +343,13 @@ def test_bad_settings_are_refused(change, message):
         FinetuneConfig(**{"model": "m", **change})
 
 
+def test_each_method_has_its_rate():
+    """At SFT's rate DPO makes both answers unlikely within a few steps."""
+    rates = {m: FinetuneConfig(model="m", method=m).learning_rate for m in ("sft", "lora", "dpo")}
+    assert rates == {"sft": 1e-3, "lora": 1e-3, "dpo": 1e-5}
+    assert FinetuneConfig(model="m", method="dpo", learning_rate=2e-4).learning_rate == 2e-4
+
+
 def test_beta_decides_for_dpo_alone(folder, whole):
     assert FinetuneConfig(model="m", beta=3).deciding()["beta"] is None
     with pytest.raises(ValueError, match=r"beta 0\.1, not 0\.5: resume with the same"):
