@@ -119,7 +119,7 @@ class LossModel(nn.Module):
         # Answers are a few targets among many rows. A GPU would have to wait for their number, and
         # what is compiled is compiled for one number.
         eager = labels.device.type == "cpu" and self.slope_of is loss_and_slope
-        if eager and 2 * targets < labels.numel():
+        if eager and 2 * targets.item() < labels.numel():
             hidden, labels = hidden[kept][None], labels[kept][None]
         loss = linear_cross_entropy(hidden, head, labels, self.chunk, self.slope_of)
         return loss, targets
