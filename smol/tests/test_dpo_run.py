@@ -178,7 +178,7 @@ def test_another_base_of_the_same_name_is_refused(folder, tmp_path, monkeypatch,
 
 def test_what_is_held_out_becomes_preferred(folder, tmp_path):
     """At first no margin is above 0: they are 0, all of them."""
-    config = settings(folder, steps=60, log_every=60, eval_every=60, save_every=60)
+    config = settings(folder, steps=60, batch_size=4, log_every=60, eval_every=60, save_every=60)
     held_out = reading_of(config, TOKENIZER).validation
     begun = evaluate_pairs(
         PreferenceModel(small_model(), small_model(), 0.1), held_out, torch.device("cpu")
@@ -212,7 +212,7 @@ def test_the_log_has_both_answers_log_probabilities_and_rewards(folder, whole):
 
 def test_the_grammars_pairs_are_right_and_wrong():
     for held_out in (False, True):
-        pairs = list(story_pairs(60, 1, held_out))
+        pairs = list(story_pairs(40, 1, held_out))
         assert pairs[:5] == list(story_pairs(5, 1, held_out)) != list(story_pairs(5, 2, held_out))
         for chosen, rejected in pairs:
             assert chosen[:-1] == rejected[:-1]
@@ -222,7 +222,7 @@ def test_the_grammars_pairs_are_right_and_wrong():
         kinds = {(one == OPEN, other == OPEN) for one, other in ends}
         assert kinds == {(True, False), (False, True), (False, False)}
         talks = (talk for talk in conversations(200, 1, held_out) if talk.kinds[-1] != "story")
-        assert [pair.chosen for pair in pairs] == [t.messages for t in islice(talks, 60)]
+        assert [pair.chosen for pair in pairs] == [t.messages for t in islice(talks, 40)]
 
 
 def answers_of(batch) -> list[tuple[list[int], list[int]]]:
