@@ -26,7 +26,7 @@ from smol.bench.tokenizer import naive_merges
 from smol.finetune import LoRALinear, dpo, log_probs
 from smol.generate.sampling import keep_top_p
 from smol.lesson import checks
-from smol.lesson.checks import finetune, preference, slips_finetune, slips_train
+from smol.lesson.checks import finetune, preference, slips_finetune, slips_preference, slips_train
 from smol.lesson.checks.count import SLIPS as COUNTING_SLIPS
 from smol.lesson.checks.count import decode_count, layer_count, peak_count
 from smol.lesson.checks.diagnosis import TREE, leaf
@@ -224,9 +224,9 @@ EXERCISES = {
         for name, right, slips in (
             ("inputs_and_labels", slips_finetune.shifted, slips_finetune.LABELS),
             ("backward_in_parts", finetune.backward, finetune.GRADIENTS),
-            ("dpo_loss", lambda *about: dpo(*about).loss.mean(), preference.LOSSES),
-            ("best_policy", preference.best_policy, preference.POLICIES),
-            ("policy_loss", preference.policy_loss, preference.POLICY),
+            ("dpo_loss", lambda *about: dpo(*about).loss.mean(), slips_preference.LOSSES),
+            ("best_policy", preference.best_policy, slips_preference.POLICIES),
+            ("policy_loss", preference.policy_loss, slips_preference.POLICY),
         )
     },
     "ids_and_mask": (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smol.finetune import LoRALinear, dpo, log_probs
-from smol.lesson.checks import finetune, lora, preference
+from smol.lesson.checks import finetune, lora, preference, slips_preference
 from smol.lesson.checks.slips_finetune import IDS, LABELS, MASK, rendered, shifted
 from smol.lesson.checks.slips_train import all_of
 from smol.tests.test_exercises import verdict_on
@@ -87,10 +87,10 @@ SLIPS = {
     "returned": (finetune.check_backward_in_parts, finetune.RETURNED, returned),
     "forward": (lora.check_lora, lora.FORWARD, forward),
     "merged": (lora.check_merged, lora.MERGED, merged_by),
-    "log_probs": (preference.check_log_probs, preference.SUMS, of_logits),
-    "dpo": (preference.check_dpo_loss, preference.LOSSES, lambda slip: slip),
-    "best_policy": (preference.check_best_policy, preference.POLICIES, lambda slip: slip),
-    "policy_loss": (preference.check_policy_loss, preference.POLICY, lambda slip: slip),
+    "log_probs": (preference.check_log_probs, slips_preference.SUMS, of_logits),
+    "dpo": (preference.check_dpo_loss, slips_preference.LOSSES, lambda slip: slip),
+    "best_policy": (preference.check_best_policy, slips_preference.POLICIES, lambda slip: slip),
+    "policy_loss": (preference.check_policy_loss, slips_preference.POLICY, lambda slip: slip),
 }
 EACH = [
     (name, says, slip)
@@ -371,9 +371,11 @@ def test_other_mistakes_with_ids_and_mask():
     hears(check, of_rendered(lambda i, m: ([*i[:3], 7, *i[4:]], m)), "id 3, after '<|im_start|>us")
     hears(check, of_rendered(lambda i, m: (i[:-2], m)), "21 ids are wanted, 19 came")
     flipped = of_rendered(lambda i, m: (i, [*m[:-3], not m[-3], *m[-2:]]))
-    hears(check, flipped, "the mask at id 18 ('.') is False, should be True")
+    hears(check, flipped, "the mask at id 18, '.', after '\nOscar', is False, should")
     hears(check, lambda m, t: ([] + 1, []), "a number: [start]")
     hears(check, lambda m, t: [].extend(t.special_tokens["<|im_end|>"]), "[start] is a list of it")
+    hears(check, lambda m, t: t(m), "tokenizer.encode(text) makes ids of a text")
+    hears(check, of_rendered(lambda i, m: (i[1:], m[1:])), "id 0 is 344 ('us'), should be 1 ('<|")
     hears(check, lambda m, t: m["role"], "it raised TypeError", "for message in messages")
     hears(check, lambda m, t: m[0]["text"], "it raised KeyError: 'text'", "`role` and `content`")
     every = of_rendered(lambda i, m: ([10**9 for _ in i], m))
@@ -384,9 +386,12 @@ def test_other_mistakes_with_labels():
     check = finetune.check_inputs_and_labels
     hears(check, lambda i, m: (i[:-1], [i[t + 1] for t in range(len(i))]), "go up to len(ids) − 1")
     hears(check, lambda i, m: [*zip(i[1:], m, strict=True)], "strict=True wants equal lengths")
+    hears(check, lambda i, m: (i[:-1], i[1:] * m[1:]), "go over both with zip")
     hears(check, lambda i, m: (i[:-1], [None] * 8), "an item of `labels` is None, a number")
     hears(check, lambda i, m: (i[:-1], [7] * len(i[1:])), "learned ...xx..xx: labels: [7, 7, 7")
     hears(check, lambda i, m: {}, "a pair of inputs and labels is wanted")
+    late = lambda i, m: (i[:-1], (label for label in shifted(i, m)[1]))  # noqa: E731
+    hears(check, late, "`labels` is a generator, a list is wanted")
 
 
 def in_parts(step=None, cut=None, back=None, after=None, each=lambda nats, n: nats):
@@ -446,7 +451,10 @@ def test_other_mistakes_with_a_batch_in_parts():
         check, in_parts(back=lambda loss: loss + 1), "the gradient is right, the loss per target"
     )
     half = in_parts(step=lambda nats, n, total: (nats / total / 5).backward())
-    hears(check, half, "6 rows in 3 parts: the gradient is off")
+    hears(check, half, "6 rows in 3 parts: the gradient is 0.2 times what it should")
+    crossed = lambda m, x, y, n: finetune.backward(m, y.clamp(min=0), x, n)  # noqa: E731
+    hears(check, crossed, "6 rows in 3 parts: the gradient is off")
+    hears(check, lambda m, x, y, n: m(x[0], y[0])[0], "one alone is inputs[i : i + 1]")
 
 
 def test_one_backward_at_the_end_is_right_and_told_what_it_costs():
@@ -571,7 +579,12 @@ def test_other_mistakes_with_lora():
         check, plain(lambda m, x: m.lora_B(x)), "A reads x, as the base does, and B what A gives"
     )
     hears(check, plain(lambda m, x: m.nothing), "it raised AttributeError")
-    hears(check, plain(lambda m, x: Plain.forward(m, x) * 1.5), "the output, which is the base's")
+    half = lambda m, x: (Plain.forward(m, x) + m.base_layer(x)) / 2  # noqa: E731
+    hears(check, plain(half), "float32: the change is 0.5 times what it should be")
+    bent = lambda m, x: m.base_layer(x) + m.scale * m.lora_B(m.lora_A(x).tanh())  # noqa: E731
+    hears(check, plain(bent), "float32: the output is off")
+    more = plain(lambda m, x: Plain.forward(m, x) * 1.5)
+    hears(check, more, "as long as B is 0: the output is not the base's")
     hears(check, plain(lambda m, x: Plain.forward(m, x).float()), "torch.float32, not torch.bfl")
     without_super = type(
         "Slip",
@@ -585,6 +598,13 @@ def test_other_mistakes_with_merging():
     check = lora.check_merged
     hears(check, change_of, "that is the weight: put it in an nn.Linear")
     hears(check, lambda layer: layer, "with A and B still beside it")
+    hears(check, lambda layer: 5, "your answer is 5, an nn.Linear is wanted")
+    hears(check, lambda layer: layer.lora_B(layer.lora_A), "a layer's matrix is its weight")
+
+    def no_parameter(layer):
+        layer.base_layer.weight = change_of(layer)
+
+    hears(check, no_parameter, "is an nn.Parameter: wrap it in one")
     hears(check, lambda layer: layer.lora_A @ layer.lora_B, "a layer's matrix is its weight")
 
     def other_way(layer):
@@ -632,6 +652,12 @@ def test_other_mistakes_with_log_probs():
     hears(check, picked, "it raised IndexError", "−100 is no token")
     hears(check, lambda m, x, y: m(x).gather(-1, y), "labels[..., None]")
     hears(check, lambda m, x, y: F.cross_entropy(m(x), y), "flatten(0, 1)")
+    for one in (torch.sum, torch.mean):
+        hears(
+            check, lambda *about, one=one: one(log_probs(*about)), "for the whole batch came back"
+        )
+    unsqueezed = lambda m, x, y: m(x).gather(-1, x[..., None]) * (y != -100)  # noqa: E731
+    hears(check, unsqueezed, "[..., 0] takes it away")
     hears(check, lambda m, x, y: m(x).logits, "this model gives the logits themselves")
     hears(check, torch.no_grad()(log_probs), preference.LOST)
     hears(check, lambda *about: log_probs(*about).detach(), preference.LOST)
@@ -644,6 +670,11 @@ def test_other_mistakes_with_log_probs():
         return log_probs(m, x, y) / n * n
 
     hears(check, nothing_through_nothing, "NaN, from a mean of nothing")
+
+    def one_for_nothing(m, x, y):
+        return log_probs(m, x, y) + (y == -100).all(1)
+
+    hears(check, one_for_nothing, "a row without a target: your answer is [1.0], should be [0.0]")
 
     def fills(m, x, y):
         kept = y != -100

@@ -61,15 +61,20 @@ TALKS = (
 
 
 @functools.cache
+def _loaded() -> BPETokenizer:
+    return BPETokenizer.load(SHIPPED)
+
+
 def chat_tokenizer() -> BPETokenizer:
-    """The stories' own, with the template that fine-tuning takes."""
-    tokenizer = BPETokenizer.load(SHIPPED)
+    """The stories' own, with the template that fine-tuning takes, whatever was done to it."""
+    tokenizer = _loaded()
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
 RAISED_BY_IDS = {
     "KeyError": "a message has `role` and `content`; tokenizer.special_tokens holds ids by name",
+    "'BPETokenizer' object is not callable": "tokenizer.encode(text) makes ids of a text",
     "list indices must be": "messages is a list of dicts: for message in messages",
     "not iterable": "the id of a special token is a number: [start] is a list of it",
     'can only concatenate list (not "int")': "the id of a special token is a number: [start]",
@@ -108,16 +113,19 @@ def _first_id(ids: list[list[int]], wanted: list[list[int]], tokenizer: BPEToken
     k = next((k for k, pair in enumerate(zip(got, want, strict=False)) if len({*pair}) > 1), None)
     if k is None:
         return f"{len(want)} ids are wanted, {len(got)} came, and as far as both go they agree"
-    before = tokenizer.decode(want[max(0, k - 4) : k])
     mine, right = (f"{i} ({tokenizer.decode([i])!r})" for i in (got[k], want[k]))
-    return f"id {k}, after {before!r}, is {mine}, should be {right}"
+    return f"id {k}{_after(want[:k], tokenizer)} is {mine}, should be {right}"
+
+
+def _after(before: list[int], tokenizer: BPETokenizer) -> str:
+    return f", after {tokenizer.decode(before[-4:])!r}," if before else ""
 
 
 def _first_mark(masks: list[list[bool]], right: list, tokenizer: BPETokenizer) -> None:
     for mask, chat in zip(masks, right, strict=True):
         for k, (mine, theirs) in enumerate(zip(mask, chat.mask, strict=True)):
-            text = tokenizer.decode(chat.ids[k : k + 1])
-            expect(mine == theirs, f"the mask at id {k} ({text!r}) is {mine}, should be {theirs}")
+            where = f"{tokenizer.decode(chat.ids[k : k + 1])!r}{_after(chat.ids[:k], tokenizer)}"
+            expect(mine == theirs, f"the mask at id {k}, {where} is {mine}, should be {theirs}")
 
 
 # -- 9.2: inputs and labels -----------------------------------------------------------------------
@@ -133,6 +141,7 @@ RAISED_BY_LABELS = {
     "shorter than": "strict=True wants equal lengths: ids[1:] and mask[1:]",
     "longer than": "strict=True wants equal lengths: ids[1:] and mask[1:]",
     "list indices must be integers": "ids and mask are lists: go over both with zip",
+    "multiply sequence": "ids and mask are lists: go over both with zip",
 }
 
 
@@ -292,6 +301,7 @@ RAISED_BY_PARTS = {
     "add up for the answer what is detached",
     "has no attribute 'backward'": "a number has no graph: backward() belongs to the tensor, "
     "before item()",
+    "must be (B, T)": "loss_model takes rows, (B, T): one alone is inputs[i : i + 1]",
     "'tuple'": "loss_model gives two: nats, targets = loss_model(x, y)",
     "a Tensor with 2 elements": "loss_model gives two: nats, targets = loss_model(x, y)",
     "only be implicitly created for scalar": "backward() wants one number",
@@ -320,6 +330,9 @@ def check_backward_in_parts(answer):
             for says, some in GRADIENTS.items():
                 made = (_left(heard, slip, *given)[1] for slip in all_of(some))
                 expect(not any(_near(slipped, mine) for slipped in made), f"{what}: {says}")
+            times = (mine @ slope / (slope @ slope)).item()
+            whole = f"{what}: the gradient is {times:.3g} times what it should be"
+            expect(not _near(mine, times * slope), whole)
             expect_close(mine, slope, f"{what}: the gradient")
         empty = (
             "what came back is NaN: a part without any target has no mean, 0/0, but it has a sum"

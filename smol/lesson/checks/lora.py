@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from smol.finetune import LoRALinear
 from smol.lesson import kind
 from smol.lesson.checks.slips_train import ask_and_explain, named
-from smol.lesson.exercise import NotAttempted, exercise, expect, expect_close
+from smol.lesson.exercise import NotAttempted, exercise, expect, expect_close, expect_like
 from smol.lesson.kind import Raised, described, readers_code
 
 # -- 9.4: LoRA ------------------------------------------------------------------------------------
@@ -88,8 +88,7 @@ def check_lora(made):
             _hear_the_layers(mine, wide, out)  # which say more than the error
             raise
         _hear_the_layers(mine, wide, out)
-        said = f"{what}: the output, which is the base's as long as B is 0,"
-        _hear_the_output(began, right, x, said)
+        _hear_the_output(began, right, x, f"{what}, as long as B is 0")
         with torch.no_grad():
             for name in ("lora_A", "lora_B"):
                 weight = getattr(right, name).weight
@@ -140,7 +139,13 @@ def _hear_the_output(got: Tensor, right: LoRALinear, x: Tensor, what: str) -> No
     if not _near(got, want):
         slip = named(FORWARD, got, right, x, same=_near)
         expect(slip is None, f"{what}: {slip}")
-        expect_close(got, want, what)
+        expect_like(got, want, f"{what}: the output")
+        expect(right.lora_B.weight.any(), f"{what}: the output is not the base's, to the bit")
+        change = want - right.base_layer(x)
+        times = (((got - want + change) * change).sum() / change.square().sum()).item()
+        whole = f"{what}: the change is {times:.3g} times what it should be"
+        expect(not _near(got - want, (times - 1) * change), whole)
+        expect_close(got, want, f"{what}: the output")
 
 
 def _hear_the_gradients(mine: nn.Module, right: LoRALinear, x: Tensor, what: str) -> None:
@@ -148,7 +153,7 @@ def _hear_the_gradients(mine: nn.Module, right: LoRALinear, x: Tensor, what: str
     heard = [x.clone().requires_grad_() for _ in range(2)]
     with readers_code():
         got = mine(heard[0])
-    _hear_the_output(got.detach(), right, x, f"{what}: the output")
+    _hear_the_output(got.detach(), right, x, what)
     want = right(heard[1])
     slope = torch.randn_like(want)
     (want * slope).sum().backward()
@@ -216,6 +221,8 @@ RAISED_BY_MERGED = {
     "shapes cannot be multiplied": "A is (r, in) and B (out, r), and W is (out, in): which "
     "product is?",
     "must match the size": "A is (r, in) and B (out, r), and W is (out, in): which product is?",
+    "must be Tensor, not Linear": "a layer's matrix is its weight",
+    "cannot assign": "a Linear's weight is an nn.Parameter: wrap it in one",
     "leaf Variable": "a weight is changed under torch.no_grad(), or made anew: nn.Parameter(…)",
     "unsupported operand type(s) for": "a layer's matrix is its weight",
 }

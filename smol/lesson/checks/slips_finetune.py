@@ -176,6 +176,7 @@ MASK: dict[str, Callable | tuple] = {
         _mask("role content end"),
         _mask("start content end"),
         _mask("start role content end break"),
+        _mask("role content end break"),
         _mask("role content"),
         _mask("start role content"),
     ),
@@ -260,6 +261,10 @@ LABELS: dict[str, Callable | tuple] = {
     "the wrong way round: what is not learned is −100, questions": (
         lambda ids, mask: shifted(ids, [not here for here in mask])
     ),
+    "where it is learned the label is the input itself: beside ids[t] stands ids[t + 1]": (
+        _moved(by=0)
+    ),
+    "all labels are −100, and nothing is learned": _moved(marks=10**6),
     "inputs are as long as ids: the last id has nothing after it to foretell": (
         lambda ids, mask: (ids, shifted(ids, mask)[1])
     ),
