@@ -371,7 +371,7 @@ def test_other_mistakes_with_ids_and_mask():
     hears(check, of_rendered(lambda i, m: ([*i[:3], 7, *i[4:]], m)), "id 3, after '<|im_start|>us")
     hears(check, of_rendered(lambda i, m: (i[:-2], m)), "21 ids are wanted, 19 came")
     flipped = of_rendered(lambda i, m: (i, [*m[:-3], not m[-3], *m[-2:]]))
-    hears(check, flipped, "the mask at id 18, '.', after '\nOscar', is False, should")
+    hears(check, flipped, "the mask at id 18, '.', after 't\\nOscar', is False, should be True")
     hears(check, lambda m, t: ([] + 1, []), "a number: [start]")
     hears(check, lambda m, t: [].extend(t.special_tokens["<|im_end|>"]), "[start] is a list of it")
     hears(check, lambda m, t: t(m), "tokenizer.encode(text) makes ids of a text")

@@ -59,7 +59,7 @@ FORWARD: dict[str, Callable | tuple] = {
 R, ALPHA = 4, 12  # neither α, nor r/α, nor 1 is α/r
 RAISED_BY_LORA = {
     "shapes cannot be multiplied": "A reads x, as the base does, and B what A gives",
-    "to have the same dtype": "the base may be in bfloat16: make A and B with its weight's dtype",
+    "have the same dtype": "the base may be in bfloat16: make A and B with its weight's dtype",
     "takes 1 positional argument": "a Linear is called with what it works on: lora_B(lora_A(x))",
     "unsupported operand type(s) for @": "lora_A is a Linear: call it, or take its weight",
 }
@@ -140,7 +140,7 @@ def _hear_the_output(got: Tensor, right: LoRALinear, x: Tensor, what: str) -> No
         slip = named(FORWARD, got, right, x, same=_near)
         expect(slip is None, f"{what}: {slip}")
         expect_like(got, want, f"{what}: the output")
-        expect(right.lora_B.weight.any(), f"{what}: the output is not the base's, to the bit")
+        expect(right.lora_B.weight.any(), f"{what}: the output is not the base's")
         change = want - right.base_layer(x)
         times = (((got - want + change) * change).sum() / change.square().sum()).item()
         whole = f"{what}: the change is {times:.3g} times what it should be"
