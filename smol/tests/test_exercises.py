@@ -23,9 +23,10 @@ import torch.nn.functional as F
 
 from smol import count
 from smol.bench.tokenizer import naive_merges
+from smol.finetune import LoRALinear, dpo, log_probs
 from smol.generate.sampling import keep_top_p
 from smol.lesson import checks
-from smol.lesson.checks import slips_train
+from smol.lesson.checks import finetune, preference, slips_finetune, slips_preference, slips_train
 from smol.lesson.checks.count import SLIPS as COUNTING_SLIPS
 from smol.lesson.checks.count import decode_count, layer_count, peak_count
 from smol.lesson.checks.diagnosis import TREE, leaf
@@ -218,6 +219,22 @@ EXERCISES = {
         eager_attention,
         [slip for some in ONE_QUERY.values() for slip in slips_train.all_of(some)],
     ),
+    **{
+        name: (right, [slip for some in slips.values() for slip in slips_train.all_of(some)])
+        for name, right, slips in (
+            ("inputs_and_labels", slips_finetune.shifted, slips_finetune.LABELS),
+            ("backward_in_parts", finetune.backward, finetune.GRADIENTS),
+            ("dpo_loss", lambda *about: dpo(*about).loss.mean(), slips_preference.LOSSES),
+            ("best_policy", preference.best_policy, slips_preference.POLICIES),
+            ("policy_loss", preference.policy_loss, slips_preference.POLICY),
+        )
+    },
+    "ids_and_mask": (
+        slips_finetune.rendered,
+        [lambda m, t: (slips_finetune.rendered(m, t)[0], [])],
+    ),
+    "merged": (LoRALinear.merged, [lambda layer: layer.base_layer, lambda layer: layer]),
+    "log_probs": (log_probs, [lambda *about: -log_probs(*about), lambda m, x, y: m(x).sum(-1)]),
     "layer_flops": (count.layer_flops, slips_of("layer_flops")),
     "peak_bytes": (peak_count, slips_of("peak_bytes")),
     "decode_seconds": (decode_count, slips_of("decode_seconds")),
@@ -578,7 +595,8 @@ def test_a_right_list_is_right_whatever_holds_it():
 def test_every_check_is_tested():
     assert len(CHECKS) == sum(len(checks_of(module)) for module in MODULES)
     parts = {name for name, check in CHECKS.items() if "reference" in signature(check).parameters}
-    assert set(CHECKS) - set(EXERCISES) == {"diagnosis", "own_mutant", *parts}  # test_build.py
+    # The parts in test_build.py; LoRA's, of a class as well, in test_finetune_lesson.py.
+    assert set(CHECKS) - set(EXERCISES) == {"diagnosis", "own_mutant", "lora", *parts}
 
 
 @pytest.mark.parametrize(
@@ -622,7 +640,7 @@ def test_a_loop_that_only_rounds_otherwise_is_nearly_right_and_one_that_keeps_gr
     )
 
 
-MORE = {"train": ("learn", "loop"), "fast": ("fixed",)}
+MORE = {"train": ("learn", "loop"), "fast": ("fixed",), "finetune": ("lora", "preference")}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
