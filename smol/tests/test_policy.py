@@ -386,9 +386,9 @@ def test_after_an_opening_any_pet_can_come(pets):
     assert len(set(texts)) == 80 and texts == openings(80, 1) != openings(80, 2)
     for text in texts:
         assert text.rsplit(" ", 1)[1] in ("his", "her", "the")
-    noises = {item["noise"] for item in stories.grammar().pools["animal"]}
-    heard = lambda story: any(noise in story for noise in noises)  # noqa: E731
-    story = next(s for s in stories.write(90, 3) if " can swear to it" in s and not heard(s))
+    others = {item["noise"] for item in stories.grammar().pools["animal"]} | {"behind"}
+    story = next(s for s in stories.write(90, 3)  # in which the pet's name is all that it has
+                 if " can swear to it" in s and not any(word in s for word in others))  # fmt: skip
     pet = story.partition(" can swear to it")[0].rsplit(" ", 1)[1]
     assert all(stories.read(re.sub(rf"\b{pet}\b", animal, story)) for animal in LEGS)
     assert sorted(LEGS.values()) == [0] * 2 + [2] * 10 + [4] * 23
