@@ -425,13 +425,10 @@ def test_few_pairs_again_and_again_gain_little(pets, monkeypatch):
 def test_a_story_is_judged_by_its_grammar(pets):
     story = stories.write(1, seed=5)[0]
     ids = [0, *pets.tokenizer.encode(story), 0]
-    made = preferences.choices_of(ids, pets.tokenizer)
-    assert made == [choice.made for choice in stories.read(story)]
-    assert made[0].startswith("story ")
+    assert preferences.plot_of(ids, pets.tokenizer) == stories.read(story)[0].made
     for wrong in (ids[:-1], [*ids[:-9], 0], [0, 0], [0]):
-        assert preferences.choices_of(wrong, pets.tokenizer) == []
-    found = preferences.summed_up([made, made, []])
-    assert found == {"read": 2 / 3, "plots": 1, "openings": 1, "pets": 1}
+        assert preferences.plot_of(wrong, pets.tokenizer) == ""
+    assert preferences.summed_up(["story 1", "", "story 1"]) == {"read": 2 / 3, "plots": 1}
     assert abs(preferences.spread(["a", "b", "c", "c"]) - 2**1.5) < 1e-9
     inputs, labels = preferences.laid([[0, 5, 6, 0], [0, 7, 0]])
     assert inputs.tolist() == [[0, 5, 6], [0, 7, 0]]
@@ -441,10 +438,12 @@ def test_a_story_is_judged_by_its_grammar(pets):
 def test_a_run_on_stories_in_small(monkeypatch):
     monkeypatch.setattr(preferences, "LONGEST", 12)
     monkeypatch.setattr(preferences, "corpus", lambda: "\n\n".join(stories.write(2, 9)))
-    found = preferences.story_run(0, steps=5, count=2, looked=2)
-    assert [row["step"] for row in found["rows"]] == [5] and found["sample"] == ""
-    assert found["rows"][0]["kl"] == 0  # no story is so short: nothing to choose, nothing learned
-    assert found["before"]["loss"] == found["after"]["loss"] and found["before"]["read"] == 0
+    found = preferences.story_run(0, steps=3, count=2, looked=2)
+    (row,) = found["rows"]
+    assert row["step"] == 1 and row["tokens"] == 13
+    # No story is so short: there was nothing to choose, and nothing was learned.
+    assert row["kl"] == row["read"] == row["plots"] == found["before"]["read"] == 0
+    assert row["loss"] == found["before"]["loss"] > 0
 
 
 # -- what is stored ------------------------------------------------------------------------------
