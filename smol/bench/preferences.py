@@ -17,6 +17,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
+from smol.bench.heads import rounded
 from smol.bench.timing import Run
 from smol.finetune import (
     best_policy,
@@ -45,7 +46,7 @@ FEW = {  # pairs: how DPO is done, again and again
     "β 1": {"beta": 1.0},
     "β 0.1, with SFT": {"beta": 0.1, "sft": 1.0},
 }
-STORY_RATE, STORY_SEEDS = 7e-4, (0,)
+STORY_RATE, STORY_SEEDS = 7e-4, (0, 1)
 
 
 class Pets:
@@ -80,7 +81,7 @@ class Pets:
 
     def frontier(self) -> list[dict[str, float]]:
         """What the best policies are worth, from far away to the reference."""
-        betas = [10 ** (k / 10) for k in range(-14, 13)]
+        betas = [10 ** (k / 20) for k in range(-28, 21)]
         ways = [best_policy(self.unseen, self.reward.double(), beta) for beta in betas]
         return [
             {"beta": beta, "kl": kl(p, self.unseen).mean().item(), "reward": self._mean(p)}
@@ -220,7 +221,7 @@ def story_run(seed: int, steps: int = 36, count: int = 32, looked: int = 200) ->
     def state(plots: list[str], **more: float) -> dict[str, float]:
         loss = -log_probs(model, *held_out).sum() / (held_out[1] != -100).sum()
         row = {**more, **summed_up(plots), "loss": loss.item()}
-        print("stories", row := {key: round(value, 3) for key, value in row.items()})
+        print("stories", row := rounded(row))
         return row
 
     betas = (0.9, 0.95)
@@ -252,8 +253,9 @@ def preferences(run: Run | None = None) -> dict:
     reward = pets.reward.double()
     best = best_policy(pets.unseen, reward, SHOWN).mean(0)
     shown = {"beta": SHOWN, "reference": pets.unseen.mean(0).tolist(), "best": best.tolist()}
-    run.note(names=[*LEGS, "something else"], worth=reward.tolist())
-    run.note(start=pets.worth(pets.unseen), frontier=pets.frontier())
+    note = lambda **found: run.note(**rounded(found))  # noqa: E731
+    note(names=[*LEGS, "something else"], worth=reward.tolist())
+    note(start=pets.worth(pets.unseen), frontier=pets.frontier())
     for how in ("dpo", "policy"):
         rows = []
         for beta, seed in product(BETAS, SEEDS):
@@ -262,15 +264,15 @@ def preferences(run: Run | None = None) -> dict:
             seconds = time.perf_counter() - begun
             p = pets.probabilities(model)
             rows.append({"beta": beta, "seed": seed, "seconds": seconds, **pets.worth(p)})
-            print(how, {key: round(value, 3) for key, value in rows[-1].items()})
+            print(how, rounded(rows[-1]))
             if (beta, seed) == (SHOWN, SEEDS[0]):
                 shown[how] = p.mean(0).tolist()
-        run.note(**{how: rows}, shown=shown)
+        note(**{how: rows}, shown=shown)
     for name, options in FEW.items():
         runs = [{"seed": seed, "rows": overdone(pets, seed, **options)} for seed in SEEDS]
         ends = ", ".join(format(one["rows"][-1]["reward"], ".2f") for one in runs)
         print(f"{PAIRS} pairs, {ROUNDS} rounds, {name}: the reward comes to {ends}")
-        run.note(few={**run.figures.get("few", {}), name: runs})
+        note(few={**run.figures.get("few", {}), name: runs})
     for seed in STORY_SEEDS:
-        run.note(stories=[*run.figures.get("stories", []), story_run(seed)])
+        note(stories=[*run.figures.get("stories", []), story_run(seed)])
     return run.figures

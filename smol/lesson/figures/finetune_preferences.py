@@ -79,7 +79,7 @@ def reward_and_distance(
         ylim=(None, 1.06 * r[-1]),
     )
     ax.text(0.02 * far, 1.03 * r[-1], "nothing can lie here", color=SOFT, va="top", fontsize=9)
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right", bbox_to_anchor=(1, 0.42), fontsize=9)
     said = "; ".join(
         f"{name}: {way[-1][1]:.2f} at {way[-1][0]:.2f} nats" for name, way in reached.items()
     )
@@ -109,12 +109,11 @@ def overdone(rows: list[dict[str, float]]):
         ax.legend(loc="best", fontsize=8)
     axes[0].set_ylim(0, None)
     axes[2].set_ylim(0, 1.05)
-    top = max(rows, key=lambda row: row["reward"])
     alt = (
         f"few pairs, {rounds[-1]} rounds: the margin grows to {rows[-1]['margin']:.2f}; the true "
-        f"reward rises from {rows[0]['reward']:.2f} to {top['reward']:.2f} in round "
-        f"{top['round']} and ends at {rows[-1]['reward']:.2f}, where {rows[-1]['best']:.2f} could "
-        f"be had; ln p of the chosen answers goes from {rows[0]['chosen']:.1f} by "
+        f"reward goes from {rows[0]['reward']:.2f} to {rows[-1]['reward']:.2f}, where "
+        f"{rows[-1]['best']:.2f} could be had; ln p of the chosen answers goes from "
+        f"{rows[0]['chosen']:.1f} by "
         f"{min(row['chosen'] for row in rows):.1f} to {rows[-1]['chosen']:.1f}"
     )
     return fig, alt
@@ -128,7 +127,7 @@ def reward_of_stories(rows: list[dict[str, float]], start: dict[str, float]):
     steps = [row["step"] for row in rows]
     for ax, key, color, title, scale in (
         (axes[0], "read", GREEN, "stories that can be read, %", 100),
-        (axes[1], "plots", PURPLE, "plots, as if equally frequent", 1),
+        (axes[1], "plots", PURPLE, "how many plots (exp of entropy)", 1),
         (axes[2], "loss", RED, "held-out loss, nats per token", 1),
     ):
         ax.plot(steps, [scale * row[key] for row in rows], "o-", color=color, ms=3.5)
