@@ -9,7 +9,6 @@ grammar as their judge: one that it can read is worth 1, another 0.
 
 import copy
 import math
-import time
 from collections import Counter
 from itertools import product
 from statistics import mean
@@ -46,7 +45,7 @@ FEW = {  # pairs: how DPO is done, again and again
     "β 1": {"beta": 1.0},
     "β 0.1, with SFT": {"beta": 0.1, "sft": 1.0},
 }
-STORY_RATE, STORY_SEEDS = 7e-4, (0, 1)
+STORY_RATE, STORY_SEEDS = 7e-4, (0,)
 
 
 class Pets:
@@ -259,11 +258,8 @@ def preferences(run: Run | None = None) -> dict:
     for how in ("dpo", "policy"):
         rows = []
         for beta, seed in product(BETAS, SEEDS):
-            begun = time.perf_counter()
-            model = tuned(pets, beta, seed, how)
-            seconds = time.perf_counter() - begun
-            p = pets.probabilities(model)
-            rows.append({"beta": beta, "seed": seed, "seconds": seconds, **pets.worth(p)})
+            p = pets.probabilities(tuned(pets, beta, seed, how))
+            rows.append({"beta": beta, "seed": seed, **pets.worth(p)})
             print(how, rounded(rows[-1]))
             if (beta, seed) == (SHOWN, SEEDS[0]):
                 shown[how] = p.mean(0).tolist()
