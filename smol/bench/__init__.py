@@ -15,6 +15,7 @@ reason. Given a folder, the results of a GPU go to gpu/ITS-NAME there.
   `patient` trains and in the real one
 - `answers`: what the shipped models answer, and what it has cost them
 - `series`: the notebooks' times
+- `preferences`: DPO and the policy gradient beside the best policy, where that one is known
 - `heads`: a command of its own: when, in a run, heads come that look back
 - `cuda`: `bench gpu`, all that a CUDA GPU is to show, in under five minutes
 - `gpu`: `bench gpu_train`, SmolLM2-135M's shape trained for a minute or two on the GPU here

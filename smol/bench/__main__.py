@@ -17,6 +17,7 @@ from smol.bench import cuda, gpu
 from smol.bench.answers import answers
 from smol.bench.decode import decode, prefill, roofline
 from smol.bench.parity import parity
+from smol.bench.preferences import preferences
 from smol.bench.series import notebooks
 from smol.bench.timing import Run, machine
 from smol.bench.tokenizer import tokenizer
@@ -34,10 +35,12 @@ BENCHES: dict[str, Callable[[Run], dict | list]] = {
     "train": lambda run: train(run=run),
     "tokenizer": lambda run: tokenizer(),
     "answers": lambda run: answers(run=run),
+    "preferences": preferences,
     "gpu": cuda.on_cuda,
     "gpu_train": lambda run: gpu.train_and_tell(run.left(gpu.SECONDS)),
 }
-BY_NAME = ("gpu", "gpu_train")  # "all" leaves them out: they need a GPU
+# "all" leaves them out: they take as long as all the others, or need a GPU
+BY_NAME = ("preferences", "gpu", "gpu_train")
 
 
 @command("smol.bench")
@@ -49,7 +52,8 @@ def main() -> int:
         "names",
         nargs="*",
         default=["all"],
-        help=", ".join([*BENCHES, "all"]) + " (without gpu and gpu_train, which need a GPU)",
+        help=", ".join([*BENCHES, "all"]) + " (without preferences, a quarter of an hour, and "
+        "gpu and gpu_train, which need a GPU)",
     )
     parser.add_argument(
         "--json",

@@ -107,7 +107,7 @@ def measured(run: Path, corpus: Corpus) -> list[dict]:
             "others": others,
             "sample": rows[step]["sample"],
         }
-        found.append(_rounded(row))
+        found.append(rounded(row))
         best = scores[-1].max().item()
         print(f"step {step:6,}  heads {best:4.0%}  again {again:.2f}  others {others:.2f} nats")
     if not found:
@@ -117,12 +117,12 @@ def measured(run: Path, corpus: Corpus) -> list[dict]:
     return found
 
 
-def _rounded(value):
+def rounded(value):
     """To four places: what a file of results is to hold."""
     if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
+        return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return round(value, 4) if isinstance(value, float) else value
 
 

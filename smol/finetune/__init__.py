@@ -13,7 +13,8 @@ The loss is the sum over the targets of a batch through their number, whatever p
 mean of the parts' means would weigh a token by how few stand beside it.
 
 `lora.py` adds the few weights that are trained in place of all, merges them and saves them as peft
-does; `preference.py` has the loss that prefers one answer to another (DPO).
+does; `preference.py` has the loss that prefers one answer to another (DPO), `policy.py` the best
+that any such training can come to, where outcomes can be counted, and the policy gradient.
 
     python -m smol.finetune --model assets/smol-stories --data stories-chat --steps 600 --out DIR
 
@@ -34,6 +35,7 @@ from smol.finetune.lora import (
 )
 from smol.finetune.messages import check_messages, read_messages
 from smol.finetune.packing import Batch, best_fit, pack, pad
+from smol.finetune.policy import best_policy, best_reward, kl, outcomes, policy_loss
 from smol.finetune.preference import Preference, dpo, log_probs
 from smol.finetune.render import Chat, render, truncate
 from smol.finetune.run import finetune
@@ -48,16 +50,21 @@ __all__ = [
     "Preference",
     "add_lora",
     "best_fit",
+    "best_policy",
+    "best_reward",
     "check_messages",
     "dpo",
     "exact",
     "finetune",
+    "kl",
     "load_lora",
     "log_probs",
     "lora_parameters",
     "merge_lora",
+    "outcomes",
     "pack",
     "pad",
+    "policy_loss",
     "read_messages",
     "render",
     "save_lora",

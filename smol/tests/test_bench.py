@@ -158,7 +158,8 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "quantum"])
     with pytest.raises(SystemExit):
         main()
-    names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, gpu, gpu_train, all"
+    names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, answers, "
+    names += "preferences, gpu, gpu_train, all"
     assert f"no benchmark quantum: choose from {names}" in capsys.readouterr().err
 
 
