@@ -23,6 +23,12 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="a folder, a hub repository, a .gguf file")
     parser.add_argument("--data", help=f"{STORIES}, or a .jsonl with messages or pairs a line")
     parser.add_argument("--method", choices=METHODS, help="all weights, a few, or by preference")
+    parser.add_argument(
+        "--freeze-embedding",
+        action="store_const",
+        const=True,
+        help="all of it but the special tokens: words that the data lacks are not unlearned",
+    )
     add_flags(parser, rank=int, alpha=float, beta=float)
     given, out, resume = given_flags(parser)
     config = FinetuneConfig(**given)

@@ -16,13 +16,16 @@ from smol.finetune.messages import read_messages
 from smol.finetune.packing import pad
 from smol.finetune.pairs import Pair, read_pairs, story_pairs
 from smol.finetune.render import Chat, answer_ends, render, truncate
-from smol.finetune.settings import STORIES, FinetuneConfig
-from smol.stories.chat import FILE, conversations
+from smol.finetune.settings import STORIES, FinetuneConfig, lengths_of
+from smol.stories.chat import FILE, conversations, story
 from smol.terminal import say
 from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
 
 DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
+# Of the grammar's conversations so many give place to a story alone, as the base has read them:
+# without, it forgets in a few hundred steps how to tell one.
+AGAIN = 0.2
 HELD_OUT = 96  # by the grammar; of a file the last tenth, and no more than 1,024
 # ChatML without a system message, with the marks by which transformers finds the answers: for a
 # tokenizer that has no template of its own.
@@ -38,16 +41,16 @@ Item = Chat | tuple[Chat, Chat]
 
 class Chats:
     """Batches of conversations, without end: those given, shuffled anew each time round, or for
-    None those of the grammar, none of which comes twice. Of `pairs` each has 2B rows, a rejected
-    conversation after the chosen one.
+    None those of the grammar, none of which comes twice, with stories among them that are learned
+    whole. Of `pairs` each has 2B rows, a rejected conversation after the chosen one.
 
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
-    length. Those of the grammar lie beside others of like length. (Filled up to seq_len = 512 they
-    would be a half longer, and take a CPU as much more time.) Batch n of a seed is always the
-    same, so that the position is a number.
-    A state is refused once the conversations, or the sentences for new ones, have changed, or the
-    `base`: a hash of the model that the run keeps beside what it trains. `tokens_seen` counts what
-    is learned. ValueError for settings of another type.
+    length, or a little more: there are eight lengths, so that a compiler meets no others. Those of
+    the grammar lie beside others of like length. (Filled up to seq_len = 512 they would be a half
+    longer, and take a CPU as much more time.) Batch n of a seed is always the same, so that the
+    position is a number. A state is refused once the conversations, or the sentences for new ones,
+    have changed, or the `base`: a hash of the model that the run keeps beside what it trains.
+    `tokens_seen` counts what is learned. ValueError for settings of another type.
     """
 
     def __init__(
@@ -69,8 +72,8 @@ class Chats:
             "template": tokenizer.chat_template,
             "base": base,
         }
-        self._chats, self._tokenizer, self._pad_id = chats, tokenizer, pad_of(tokenizer)
-        self._pairs = flag("pairs", pairs)
+        self._chats, self._tokenizer, self._pad_id = chats, tokenizer, filler_of(tokenizer)
+        self._pairs, self._lengths = flag("pairs", pairs), lengths_of(seq_len)
         self._drawn = self.tokens_seen = 0  # batches, targets
         self._order = (-1, [])  # of which time round, or of which draw, and how it goes
         self.corpus_tokens = None
@@ -87,7 +90,7 @@ class Chats:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         items = self._fresh() if self._chats is None else self._next()
-        batch = pad(_rows(items), self._pad_id)
+        batch = pad(_rows(items), self._pad_id, self._lengths)
         self._drawn += 1
         self.tokens_seen += (batch.labels != -100).sum().item()
         return batch.inputs, batch.labels
@@ -96,12 +99,20 @@ class Chats:
         (draw, at), B = divmod(self._drawn, DRAWN), self._settings["batch_size"]
         if draw != self._order[0]:
             rng = random.Random(f"{self._settings['seed']} {draw}")
+            again = 0 if self._pairs else round(AGAIN * DRAWN * B)
+            items = [self._alone(story(rng)) for _ in range(again)]
             said = _written(10**9, rng.getrandbits(63), self._pairs)
             fit = _fit(said, self._tokenizer, self._settings["seq_len"])
-            items = sorted(islice(fit, DRAWN * B), key=_length)
+            items = sorted([*items, *islice(fit, DRAWN * B - again)], key=_length)
             starts = sorted(range(0, DRAWN * B, B), key=lambda _: rng.random())
             self._order = draw, [items[i : i + B] for i in starts]
         return self._order[1][at]
+
+    def _alone(self, text: str) -> Chat:
+        """A story as the base reads it, between two ends of text; as much of it as fits."""
+        end = self._tokenizer.eos_id
+        ids = [end, *self._tokenizer.encode(text), end][: self._settings["seq_len"]]
+        return Chat(ids, [False] + [True] * (len(ids) - 1))
 
     def _next(self) -> list[Item]:
         B, found = self._settings["batch_size"], []
@@ -130,7 +141,7 @@ class Chats:
 def _hash_of(chats: list[Item] | None) -> str:
     """Of the conversations, or of the sentences that they are written with."""
     files = (*stories.FILES, FILE) if chats is None else ()
-    text = json.dumps([chats, *(file.read_text(encoding="utf-8") for file in files)])
+    text = json.dumps([chats, AGAIN, *(file.read_text(encoding="utf-8") for file in files)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -225,3 +236,10 @@ def pad_of(tokenizer: BPETokenizer) -> int:
             "take a tokenizer with <|endoftext|> beside it"
         )
     return pad_id
+
+
+def filler_of(tokenizer: BPETokenizer) -> int:
+    """The same for rows of which some end a text: where it can be, a token that ends neither."""
+    ends = (end_of(tokenizer), tokenizer.eos_id)
+    others = [i for i in tokenizer.special_tokens.values() if i not in ends]
+    return others[0] if others else pad_of(tokenizer)

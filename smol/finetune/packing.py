@@ -43,17 +43,17 @@ class Batch(NamedTuple):
         return {"positions": positions[:, None], "mask": causal_mask(T, T, same.device) & same}
 
 
-def pad(chats: Sequence[Chat], pad_id: int, multiple: int = 1) -> Batch:
+def pad(chats: Sequence[Chat], pad_id: int, lengths: Sequence[int] = ()) -> Batch:
     """Each conversation in a row of its own, which `pad_id` fills up to the longest one's length,
-    or from there to the next multiple of `multiple`.
+    or to the first of `lengths` that holds it.
 
     Causal attention sees no padding behind it: such a batch needs no `layout`. What comes after
     the last label that is learned teaches nothing, and is left out. ValueError for no
     conversation, for one with nothing to learn, and for a `pad_id` that ends answers: code that
     knows padding by its id would leave those ends out.
     """
-    lengths = _lengths(chats)
-    T = -(-max(lengths) // whole("multiple", multiple)) * multiple
+    longest = max(_lengths(chats))
+    T = min((length for length in lengths if length >= longest), default=longest)
     return _laid([[chat] for chat in chats], T, pad_id)
 
 

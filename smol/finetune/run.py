@@ -82,6 +82,8 @@ class Tuning(Task):
 
     def loss_model(self, config: FinetuneConfig, model: SmolLM2) -> nn.Module:
         """For DPO the model beside its reference, which is what it began as."""
+        if config.freeze_embedding:
+            freeze_embedding(model, list(self.tokenizer.special_tokens.values()))
         if config.method == "dpo":
             return PreferenceModel(model, self.base, config.beta)
         return super().loss_model(config, model)
@@ -108,6 +110,17 @@ class Tuning(Task):
         asked, said = ids[: len(self.asked)], ids[len(self.asked) :]
         asked, said = (tokenizer.decode(t, skip_special_tokens=True) for t in (asked, said))
         return asked[-80:] + said
+
+
+def freeze_embedding(model: SmolLM2, but: list[int]) -> None:
+    """From now on the embedding, and with it a tied head, gets a gradient in these rows alone.
+
+    In a tied head each token is pushed down wherever another one is the label. Adam makes a small
+    push as large as any, so that words which no conversation has sink step by step.
+    """
+    kept = torch.zeros(len(model.embed_tokens.weight), 1)
+    kept[but] = 1
+    model.embed_tokens.weight.register_hook(lambda grad: grad * kept.to(grad.device))
 
 
 def _hash_of(model: SmolLM2) -> str:

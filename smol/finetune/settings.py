@@ -1,9 +1,9 @@
-"""What fine-tuning is told: `smol.train`'s settings with other defaults, and five of its own."""
+"""What fine-tuning is told: `smol.train`'s settings with other defaults, and six of its own."""
 
 import dataclasses
 import math
 
-from smol.checks import named, number, one_of, whole
+from smol.checks import flag, named, number, one_of, whole
 from smol.train.settings import TrainConfig
 
 STORIES = "stories-chat"  # conversations that the grammar writes as they are wanted
@@ -17,7 +17,8 @@ class FinetuneConfig(TrainConfig):
     """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat" or a JSONL
     of messages, for "dpo" of pairs; `batch_size` counts conversations, or pairs. `rank` and
     `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that it began with.
-    With `learning_rate` None it is the method's own.
+    With `learning_rate` None it is the method's own. With `freeze_embedding` only the special
+    tokens' rows of the embedding are trained: a word that no conversation has stays what it was.
 
     The rest is as in TrainConfig; its preset, its tokenizer and shards are not used here.
     """
@@ -34,12 +35,14 @@ class FinetuneConfig(TrainConfig):
     rank: int = 8
     alpha: float = 16.0
     beta: float = 0.1
+    freeze_embedding: bool = False
 
     def __post_init__(self):
         checked = {
             "model": named("model", self.model),
             "method": one_of("method", self.method, METHODS),
             "rank": whole("rank", self.rank),
+            "freeze_embedding": flag("freeze_embedding", self.freeze_embedding),
         }
         for name in ("alpha", "beta"):
             checked[name] = number(
@@ -56,6 +59,8 @@ class FinetuneConfig(TrainConfig):
             raise ValueError("fine-tuning keeps a model whole in each process: leave fsdp out")
         if self.optimizer != "adamw":
             raise ValueError(f"optimizer {self.optimizer!r} is not for fine-tuning: take adamw")
+        if self.method == "lora" and self.freeze_embedding:
+            raise ValueError("lora trains no embedding: leave freeze_embedding out")
         if self.method == "dpo":
             if self.compile:
                 raise ValueError("dpo's reference is not compiled with it: leave compile out")
@@ -70,6 +75,16 @@ class FinetuneConfig(TrainConfig):
         return {**super().deciding(), "beta": self.beta if self.method == "dpo" else None}
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """How long rows are: see `lengths_of`."""
+        return lengths_of(self.seq_len)
+
+    @property
     def title(self) -> str:
         """What the bar calls the run."""
         return self.method
+
+
+def lengths_of(seq_len: int) -> tuple[int, ...]:
+    """The lengths that rows are filled up to, eighths of the longest: few enough to compile."""
+    return tuple(sorted({-(-seq_len * part // 8) for part in range(1, 9)}))

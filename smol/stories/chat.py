@@ -31,6 +31,7 @@ __all__ = [
     "conversations",
     "follows",
     "right",
+    "story",
 ]
 
 FILE = Path(__file__).with_name("chat.txt")
@@ -230,6 +231,11 @@ def _fulfils(wish: _Facts, story: str) -> bool:
 
 
 # -- writing --------------------------------------------------------------------------------------
+
+
+def story(rng: random.Random, held_out: bool = False) -> str:
+    """A story such as `conversations` have: with something held out, or with nothing of it."""
+    return _story(rng, checks.flag("held_out", held_out))[0]
 
 
 def conversations(count: int, seed: int, held_out: bool = False) -> Iterator[Conversation]:

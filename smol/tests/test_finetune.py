@@ -486,8 +486,8 @@ def test_the_share_of_padding_is_said():
     some = [Chat([1] * n, [False] * (n - 1) + [True]) for n in (7, 5, 4)]  # 6, 4 and 3 places
     assert pack(some, 10, 0).padding == 7 / 20 and pack(some, 13, 0).padding == 0
     assert pad(some, 0).padding == 5 / 18
-    assert pad(some, 0, multiple=4).inputs.shape == (3, 8)
-    assert pad(some, 0, multiple=6).inputs.shape == (3, 6)
+    for lengths, T in (((4, 8), 8), ((16, 8, 7), 7), ((6,), 6), ((5, 4), 6), ((), 6)):
+        assert pad(some, 0, lengths).inputs.shape == (3, T)
 
 
 # -- who sees whom ------------------------------------------------------------------------------

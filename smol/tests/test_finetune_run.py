@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from smol import BPETokenizer, load_pretrained, save_pretrained, stories
 from smol.finetune import (
     FinetuneConfig,
+    data,
     finetune,
     load_lora,
     merge_lora,
@@ -23,6 +24,7 @@ from smol.finetune import (
 )
 from smol.finetune import __main__ as cli
 from smol.finetune.data import STORIES, TEMPLATE, Chats, reading_of
+from smol.stories import chat as of_stories
 from smol.stories.chat import conversations
 from smol.tests.ggufs import small_model, small_tokenizer
 from smol.tests.test_finetune import said, with_template
@@ -239,6 +241,47 @@ def test_a_file_is_gone_through_in_another_order_each_time(folder):
     targets = sum(sum(chat.mask) for chat in chats)
     assert (batches.tokens_seen, batches.unique_tokens) == (2 * targets, targets)
     assert batches.corpus_tokens == targets
+
+
+def test_a_frozen_embedding_moves_its_special_tokens_alone(folder, tmp_path):
+    """Also where the run is resumed: from the weights that the hook left."""
+    before = load_pretrained(folder).embed_tokens.weight
+    for steps, out in ((4, tmp_path / "whole"), (2, tmp_path / "parts"), (4, tmp_path / "parts")):
+        config = settings(folder, steps=steps, schedule="wsd", decay=0.1, freeze_embedding=True)
+        model, _ = finetune(config, out, resume=True)
+    moved = (model.embed_tokens.weight != before).any(1).nonzero()[:, 0].tolist()
+    assert set(moved) <= set(TOKENIZER.special_tokens.values()) and END in moved
+    assert not torch.equal(
+        model.layers[0].mlp.up_proj.weight, small_model().layers[0].mlp.up_proj.weight
+    )
+    whole = load_pretrained(tmp_path / "whole/model").embed_tokens.weight
+    torch.testing.assert_close(model.embed_tokens.weight, whole)
+    with pytest.raises(ValueError, match="lora trains no embedding: leave freeze_embedding out"):
+        settings(folder, method="lora", freeze_embedding=True)
+
+
+def test_some_of_what_the_grammar_writes_are_stories_alone(monkeypatch):
+    batches, end = Chats(None, TOKENIZER, 2, 4096), TOKENIZER.eos_id
+    alone = []
+    for inputs, labels in (next(batches) for _ in range(8)):  # all that is drawn at once
+        for row, label in zip(inputs, labels, strict=True):
+            if row[0] == end:
+                last = int((label != -100).nonzero().max())
+                assert label[last] == end and (label[: last + 1] != -100).all()
+                alone.append(TOKENIZER.decode(label[:last].tolist()))
+    assert len(alone) == round(data.AGAIN * 16)
+    grammar = stories.grammar()
+    assert not any(of_stories._is_held_out(of_stories._facts(text, grammar)) for text in alone)
+    state = batches.state_dict()
+    monkeypatch.setattr(data, "AGAIN", 0)
+    with pytest.raises(ValueError, match="had another conversations"):
+        Chats(None, TOKENIZER, 2, 4096).load_state_dict(state)
+
+
+def test_rows_have_few_lengths_and_those_are_compiled():
+    assert FinetuneConfig(model="m", seq_len=100).lengths == (13, 25, 38, 50, 63, 75, 88, 100)
+    batches = Chats(None, TOKENIZER, 2, 4096)
+    assert {next(batches)[0].size(1) for _ in range(3)} <= set(range(512, 4097, 512))
 
 
 def test_stories_of_like_length_lie_together_and_any_batch_can_be_gone_on_from():

@@ -93,6 +93,20 @@ BY_WORDS = {
 }
 
 
+# Answers that quote a few words of the story before what was asked for, or behind it.
+QUOTED = set(
+    """what_supper what_ate what_stake what_risk what_clue where_looked count_times count_helpings
+    count_minutes count_miles count_hours count_late count_pennies count_sausages what_word
+    what_behind what_trace what_spot where_found where_start where_end what_cart what_stress
+    what_swap what_got what_paid who_one who_two""".split()
+)
+
+
+def quote(answer: str) -> str:
+    """The words of an answer as the story has them."""
+    return answer.removeprefix(SAYS).removesuffix(".")
+
+
 def plain(answer: str) -> str:
     """An answer without what words cannot show: its beginning, its article, its full stop."""
     said = answer.removeprefix("The story says: ").lower().removesuffix(".")
@@ -105,10 +119,22 @@ def test_an_answer_is_what_the_words_say(shelf, topic):
     for story, known in shelf.items():
         found = re.search(BY_WORDS[topic], story)
         said = next(filter(None, found.groups())) if found else OPEN
-        if topic in known:
+        if topic in known and topic in QUOTED and known[topic] != OPEN:
+            assert f" {plain(said)} " in f" {quote(known[topic]).lower()} ", story
+        elif topic in known:
             assert plain(known[topic]) == plain(said), story
-            answered += known[topic] != OPEN
+        answered += known.get(topic, OPEN) != OPEN
     assert answered >= 5
+
+
+def test_an_answer_that_quotes_does_so_word_for_word_and_shows_where(shelf):
+    met = Counter()
+    for story, known in shelf.items():
+        for topic in QUOTED & known.keys() - {t for t, a in known.items() if a == OPEN}:
+            assert quote(known[topic]) in story.replace("\n", " "), (topic, story)
+            assert len(quote(known[topic]).split()) >= 3 or topic in ("what_spot", "what_supper")
+            met[topic] += 1
+    assert met.keys() == QUOTED
 
 
 def test_who_was_where(shelf):
@@ -116,9 +142,9 @@ def test_who_was_where(shelf):
         if story.startswith("Who Ate"):
             was = re.findall(r"\"(?:And )?I was ([^,\"]+),\" said (\w+)", story)
             was += [(p, name) for name, p in re.findall(r"(\w+) said, \"I was ([^.]+)", story)]
-            (first, _), (second, name), (third, _) = was
-            assert plain(known["where_alibi"]) == plain(first)
-            assert plain(known["where_three"]) == plain(third.removesuffix(" all day"))
+            (first, one), (second, name), (third, three) = was
+            for topic, place, who in (("where_alibi", first, one), ("where_three", third, three)):
+                assert f"I was {place}" in known[topic] and who in known[topic]
             assert known["who_there"] == f"{SAYS}{name}."
             assert any(f"Who was {second}?" == text for text in asked_of(story, "who_there"))
 
@@ -484,7 +510,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "012cb95bb2e9a340"), (True, "67cbd85c952521ee")],
+    [(False, "e96b40dc6e5f9fe8"), (True, "48843528481477ef")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])

@@ -22,8 +22,6 @@ def main() -> int:
     parser.add_argument("--data", help=f"{', '.join((*NAMES, FRESH))}, a path")
     add_flags(parser, tokenizer=str)
     parser.add_argument("--optimizer", choices=OPTIMIZERS)
-    either = argparse.BooleanOptionalAction
-    parser.add_argument("--compile", action=either, help="blocks (default: where it pays)")
     parser.add_argument("--fsdp", action="store_true", default=None, help="shard under torchrun")
     given, out, resume = given_flags(parser)
     preset = PRESETS[given.get("preset", TrainConfig.preset)]

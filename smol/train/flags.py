@@ -14,12 +14,19 @@ def add_flags(parser: argparse.ArgumentParser, **own: type) -> None:
     )
     whole = ("steps", "batch_size", "seq_len", "accumulate", "seed")
     often = ("log_every", "eval_every", "save_every", "keep")
-    kinds = {**dict.fromkeys((*whole, *often), int), "learning_rate": float, **own}
+    kinds = {
+        **dict.fromkeys((*whole, *often), int),
+        "learning_rate": float,
+        "warmup": float,
+        **own,
+    }
     for name, kind in kinds.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
     parser.add_argument("--schedule", choices=SCHEDULES)
     parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--dtype", choices=DTYPES)
+    either = argparse.BooleanOptionalAction
+    parser.add_argument("--compile", action=either, help="blocks (default: where it pays)")
 
 
 def given_flags(parser: argparse.ArgumentParser) -> tuple[dict, str, bool]:

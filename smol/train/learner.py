@@ -70,7 +70,7 @@ class Learner:
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
         """Within, steps are compiled: see `compiled_blocks`. Evaluations and samples are not, nor
-        a batch of other sizes than the settings', as stories that are short make: each new shape
+        a batch of other lengths than the settings', as stories that are short make: each new shape
         would be compiled for itself."""
         with compiled_blocks(self.loss_model):
             self.compiled = True
@@ -109,7 +109,7 @@ class Learner:
         nats, parts = torch.zeros((), device=self.device), self.config.accumulate
         mine = (t.chunk(parts) for t in (inputs, labels))
         for number, (x, y) in enumerate(zip(*mine, strict=True), 1):
-            usual = inputs.size(1) == self.config.seq_len
+            usual = inputs.size(1) in self.config.lengths
             plain = NOTHING if usual else self.uncompiled()
             with plain, self._autocast(), self._synchronised(number == parts):
                 loss, _ = self.wrapped(x, y)

@@ -156,6 +156,11 @@ class TrainConfig:
             raise ValueError(f"seq_len {self.seq_len} is over the preset's context of {longest}")
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of rows for which steps are compiled."""
+        return (self.seq_len,)
+
+    @property
     def title(self) -> str:
         """What the bar calls the run."""
         return f"train {self.preset}"
