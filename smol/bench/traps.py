@@ -295,12 +295,13 @@ def answered(model: SmolLM2, asked: list[tuple], tokenizer: BPETokenizer, ids: I
 # -- the bench ------------------------------------------------------------------------------------
 
 
-def expect_change(name: str, trap: Trap, chats: list[Chat], ids: Ids, cut: int) -> None:
-    """AssertionError where a trap learns, and is asked, as the clean run is."""
-    if trap.prompt or trap.parts != 1 or trap.faster != 1:
-        return
-    one, clean = (batch_of(t, chats[:CHATS], ids, cut) for t in (trap, CLEAN))
-    if len(one[2]) == len(clean[2]) and all(map(torch.equal, one[:2], clean[:2])):
+def expect_change(
+    name: str, trap: Trap, chats: list[Chat], ids: Ids, cut: int, asked: list[tuple], clean: list
+) -> None:
+    """AssertionError where a trap learns as the clean run does, and is asked as that is."""
+    one, other = (batch_of(t, chats[:CHATS], ids, cut) for t in (trap, CLEAN))
+    same = len(one[2]) == len(other[2]) and all(map(torch.equal, one[:2], other[:2]))
+    if same and asked == clean and (trap.parts, trap.faster) == (1, 1.0):
         raise AssertionError(f"{name!r} changes nothing of the clean run: it is no trap")
 
 
@@ -328,13 +329,15 @@ def traps(
         chats = [render(c.messages, tokenizer) for c in some(steps * CHATS, seed, tokenizer)]
         cut = statistics.median_low(len(chat.ids) - 1 for chat in chats)
         right = gradient(base(), CLEAN, chats, ids, cut)
+        clean = questions(CLEAN, held_out, tokenizer, ids)
         model = None  # what the clean run has learned
         for name, trap in table.items():
             if run.left() < longest:
                 return run.figures
             start, row = time.monotonic(), {"seed": seed}
+            asked = questions(trap, held_out, tokenizer, ids)
             if trap is not CLEAN:
-                expect_change(name, trap, chats, ids, cut)
+                expect_change(name, trap, chats, ids, cut, asked, clean)
             if trap is not CLEAN and not trap.prompt and trap.faster == 1:
                 off = gradient(base(), trap, chats, ids, cut) - right
                 row["gradient"] = (off.norm() / right.norm()).item()
@@ -343,7 +346,6 @@ def traps(
             elif trap.runs:
                 learned = model if trap.prompt else tuned(base(), trap, chats, ids, steps, cut)
                 model = learned if trap is CLEAN else model
-                asked = questions(trap, held_out, tokenizer, ids)
                 row |= answered(learned, asked, tokenizer, ids)
             seconds = time.monotonic() - start
             longest = max(longest, seconds)

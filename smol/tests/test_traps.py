@@ -155,16 +155,24 @@ def test_replies_are_counted(monkeypatch):
 
 
 def test_what_is_no_trap_is_noticed():
+    said = some(2, 0, TOKENIZER)
+    clean = questions(TRAPS["clean"], said, TOKENIZER, IDS)
+
+    def changed(name: str, trap: Trap) -> None:
+        asked = questions(trap, said, TOKENIZER, IDS)
+        bench.expect_change(name, trap, chats(), IDS, CUT, asked, clean)
+
     for none in (
         Trap("the same in other words", chats=lambda chat, ids: chat),
         Trap("longer than they are", cut=lambda chat, length: chat),
         Trap("the rows as they are", lay=bench.padded),
+        Trap("asked as it should be", prompt=bench.plain_prompt),
     ):
         with pytest.raises(AssertionError, match="'none' changes nothing of the clean run"):
-            bench.expect_change("none", none, chats(), IDS, CUT)
+            changed("none", none)
     for name, trap in TRAPS.items():
         if name != "clean":
-            bench.expect_change(name, trap, chats(), IDS, CUT)
+            changed(name, trap)
 
 
 def test_the_bench_asks_whether_each_is_one():
