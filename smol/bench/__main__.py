@@ -54,8 +54,8 @@ def main() -> int:
         "names",
         nargs="*",
         default=["all"],
-        help=", ".join([*BENCHES, "all"]) + " (without preferences and traps, which take long, and "
-        "gpu and gpu_train, which need a GPU)",
+        help=", ".join([*BENCHES, "all"]) + " (without preferences and traps, which take long, "
+        "and gpu and gpu_train, which need a GPU)",
     )
     parser.add_argument(
         "--json",
