@@ -14,6 +14,7 @@ reason. Given a folder, the results of a GPU go to gpu/ITS-NAME there.
 - `parity`, `patient`: what the ladder and weaker checks see of planted bugs, in small models that
   `patient` trains and in the real one
 - `answers`: what the shipped models answer, and what it has cost them
+- `traps`: what each mistake of fine-tuning costs a small model, in right answers
 - `series`: the notebooks' times
 - `preferences`: DPO and the policy gradient beside the best policy, where that one is known
 - `heads`: a command of its own: when, in a run, heads come that look back

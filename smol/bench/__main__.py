@@ -22,6 +22,7 @@ from smol.bench.series import notebooks
 from smol.bench.timing import Run, machine
 from smol.bench.tokenizer import tokenizer
 from smol.bench.train import train
+from smol.bench.traps import traps
 from smol.checks import path
 from smol.files import writable, written_beside
 from smol.terminal import command
@@ -36,11 +37,12 @@ BENCHES: dict[str, Callable[[Run], dict | list]] = {
     "tokenizer": lambda run: tokenizer(),
     "answers": lambda run: answers(run=run),
     "preferences": preferences,
+    "traps": lambda run: traps(run),
     "gpu": cuda.on_cuda,
     "gpu_train": lambda run: gpu.train_and_tell(run.left(gpu.SECONDS)),
 }
 # "all" leaves them out: they take as long as all the others, or need a GPU
-BY_NAME = ("preferences", "gpu", "gpu_train")
+BY_NAME = ("preferences", "traps", "gpu", "gpu_train")
 
 
 @command("smol.bench")
@@ -52,8 +54,8 @@ def main() -> int:
         "names",
         nargs="*",
         default=["all"],
-        help=", ".join([*BENCHES, "all"]) + " (without preferences, a quarter of an hour, and "
-        "gpu and gpu_train, which need a GPU)",
+        help=", ".join([*BENCHES, "all"]) + " (without preferences and traps, which take long, "
+        "and gpu and gpu_train, which need a GPU)",
     )
     parser.add_argument(
         "--json",
@@ -65,8 +67,9 @@ def main() -> int:
         "--seconds",
         type=_seconds,
         default=math.inf,
-        help="decode, prefill and train share so much time: fewer rounds, and rows are skipped "
-        "that take long to compile (transformers, ours and ours at its fastest never are); gpu "
+        help="decode, prefill, train and traps share so much time: fewer rounds, and rows are "
+        "skipped that take long to compile (transformers, ours and ours at its fastest never "
+        "are); gpu "
         f"and gpu_train take so much (default: {cuda.SECONDS:.0f}, {gpu.SECONDS:.0f})",
     )
     args = parser.parse_args()

@@ -11,6 +11,7 @@ combinations of a hero with an animal, a trade and a town, and for each thing to
 its wordings. Fine-tuning meets none of it.
 """
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = [
     "conversations",
     "follows",
     "right",
+    "short_conversations",
     "story",
 ]
 
@@ -52,6 +54,7 @@ OPENING = """opening
 | <home>
 | <hero:name> of <town:town> had <pet:animal.one> that <habit>.
 """
+FIRST = ("who_hero", "what_pet", "where_home", "what_job")  # what a story's first sentence decides
 ANYWHERE = {"item": "object", "nook": "spot"}  # variables of wishes that no story has: its pool
 
 
@@ -270,6 +273,37 @@ def _conversation(rng: random.Random, held_out: bool) -> Conversation:
         kinds.append(kind)
     roles = ("user", "assistant") * len(kinds)
     messages = [{"role": r, "content": text} for r, text in zip(roles, said, strict=True)]
+    return Conversation(messages, kinds)
+
+
+def short_conversations(seed: int, held_out: bool = False) -> Iterator[Conversation]:
+    """Two or three plain questions about the first sentence of a story, conversations without end.
+
+    Each question has one wording, and the sentence alone decides the answer. A minute of training
+    shows on them. Held out are the heroes' names, a tenth of all.
+    """
+    rng = random.Random(checks.seed("seed", seed))
+    held_out = checks.flag("held_out", held_out)
+    names = enumerate(stories.grammar().pools["name"])
+    heroes = [name for i, name in names if (i % TENTH == TENTH - 1) == held_out]
+    return (_short(rng, _pick(rng, heroes)) for _ in itertools.repeat(None))
+
+
+def _short(rng: random.Random, hero: Item) -> Conversation:
+    story = stories.grammar().write(rng, {"hero": hero})
+    facts = _facts(story, stories.grammar())
+    known, messages, kinds = _answers(facts), [], []
+    topics = [topic for topic in FIRST if topic in known]
+    shown = story.split("\n")[1].partition(". ")[0] + ".\n\n"
+    for _ in range(2 + (rng.random() < 0.5)):
+        topic = topics.pop(int(rng.random() * len(topics)))
+        question, answer = _text(_topics()[0][topic][0], facts), known[topic]
+        messages += [
+            {"role": "user", "content": shown + question},
+            {"role": "assistant", "content": answer},
+        ]
+        kinds.append("open" if answer == OPEN else topic.partition("_")[0])
+        shown = ""
     return Conversation(messages, kinds)
 
 

@@ -159,7 +159,7 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     names = "notebooks, parity, decode, prefill, roofline, train, tokenizer, answers, "
-    names += "preferences, gpu, gpu_train, all"
+    names += "preferences, traps, gpu, gpu_train, all"
     assert f"no benchmark quantum: choose from {names}" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """Conversations about the stories: true answers, an exact judge, and what is held out."""
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -21,6 +22,7 @@ from smol.stories.chat import (
     conversations,
     follows,
     right,
+    short_conversations,
 )
 from smol.stories.notation import Mention
 
@@ -94,12 +96,13 @@ BY_WORDS = {
 
 
 # Answers that quote a few words of the story before what was asked for, or behind it.
-QUOTED = set(
-    """what_supper what_ate what_stake what_risk what_clue where_looked count_times count_helpings
-    count_minutes count_miles count_hours count_late count_pennies count_sausages what_word
-    what_behind what_trace what_spot where_found where_start where_end what_cart what_stress
-    what_swap what_got what_paid who_one who_two""".split()
-)
+QUOTED = {
+    *("what_supper", "what_ate", "what_stake", "what_risk", "what_clue", "what_word"),
+    *("what_behind", "what_trace", "what_spot", "what_cart", "what_stress", "what_swap"),
+    *("what_got", "what_paid", "who_one", "who_two", "where_looked", "where_found"),
+    *("where_start", "where_end", "count_times", "count_helpings", "count_minutes"),
+    *("count_miles", "count_hours", "count_late", "count_pennies", "count_sausages"),
+}
 
 
 def quote(answer: str) -> str:
@@ -235,6 +238,34 @@ def test_a_thing_is_that_thing_and_nothing_else():
         assert texts.isdisjoint(others), pool
     nooks = {item["text"] for item in chat._chat().pools["nook"]}
     assert nooks <= {item["text"] for item in pools["spot"]}
+
+
+def test_a_sentence_alone_decides_its_short_conversation():
+    """By its words, found without the grammar; no hero of one side is one of the other."""
+    words = {"who is": "who_hero", "animal": "what_pet", "trade": "what_job", "": "where_home"}
+    heroes, asked = {}, Counter()
+    for held_out in (False, True):
+        some = list(itertools.islice(short_conversations(0, held_out), 200))
+        assert some == list(itertools.islice(short_conversations(0, held_out), 200))
+        heroes[held_out] = set()
+        for messages, kinds in some:
+            said = [m["content"] for m in messages]
+            assert len(said) == 2 * len(kinds) in (4, 6)
+            sentence, said[0] = said[0].split("\n\n")
+            found = re.search(BY_WORDS["who_hero"], f"\n{sentence}")
+            heroes[held_out].add(next(filter(None, found.groups())))
+            for question, answer, kind in zip(said[::2], said[1::2], kinds, strict=True):
+                topic = next(t for word, t in words.items() if word in question.lower())
+                found = re.search(BY_WORDS[topic], f"\n{sentence}")
+                assert (found is None) == (answer == OPEN) == (kind == "open")
+                assert answer == OPEN or answer.startswith(SAYS)
+                if found:
+                    text = next(filter(None, found.groups()))
+                    assert answer.lower().endswith(f"{text.lower()}."), (sentence, answer)
+                asked[topic, kind] += 1
+            assert len({*said[::2]}) == len(kinds)
+    assert heroes[False].isdisjoint(heroes[True]) and len(heroes[True]) >= 5
+    assert len(asked) == 6 and min(asked.values()) > 20
 
 
 # -- the judge ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ in style.py. `python -m smol.lesson.figures` draws the README's pictures.
 from smol.lesson.figures.build import *
 from smol.lesson.figures.count import *
 from smol.lesson.figures.fast import *
+from smol.lesson.figures.finetune import *
 from smol.lesson.figures.finetune_preferences import *
 from smol.lesson.figures.fixed import *
 from smol.lesson.figures.generate import *
