@@ -17,7 +17,7 @@ from smol.train import LossModel, TrainConfig, evaluate, validation_of
 
 # The base, the checkpoint that notebook 9 goes on from, and what it comes to in the end.
 MODELS = ("smol-stories", "smol-stories-halfway", "smol-stories-chat")
-COUNT = 1000  # conversations
+COUNT = 1200  # conversations
 ANSWERED = tuple(kind for kind in ASKED if kind != "open")
 
 

@@ -25,7 +25,7 @@ from smol.train.data import Reading, Validation
 DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
 # Of the grammar's conversations so many give place to a story alone, as the base has read them:
 # without, it forgets in a few hundred steps how to tell one.
-AGAIN = 0.2
+AGAIN = 0.15
 HELD_OUT = 96  # by the grammar; of a file the last tenth, and no more than 1,024
 # ChatML without a system message, with the marks by which transformers finds the answers: for a
 # tokenizer that has no template of its own.

@@ -38,14 +38,17 @@ __all__ = [
 
 FILE = Path(__file__).with_name("chat.txt")
 SAYS, OPEN = "The story says: ", "The story does not say."
-# What an answer can be, and how often each kind of question is asked where it can be: about
-# equally often in all, though few stories say how many, and fewer who came last. "open" is what
-# the story does not say; "story" is a story that somebody wished for.
-ASKED = {"who": 2, "what": 2, "where": 2, "count": 6, "last": 12, "open": 2}
+# What an answer can be, and how often each kind of question is asked where it can be: more often
+# what few stories say, as how many there were, and who came last. "open" is what the story does
+# not say; "story" is a story that somebody wished for.
+ASKED = {"who": 2, "what": 3, "where": 2, "count": 6, "last": 6, "open": 2}
+# What nearly every story says, and a model has soon learned: not asked where there is another of
+# its kind to ask, two times of three.
+ALWAYS, SKIPPED = ("who_hero", "who_other", "what_pet", "where_home"), 2 / 3
 KINDS = (*ASKED, "story")
 NEAR = 0.5  # of the open ones are such as another story of this plot may answer
-WISHES = 0.2  # of all conversations begin with an instruction
-TURNS = 9  # questions about a story, at the most, and as many
+WISHES = 0.15  # of all conversations begin with an instruction
+TURNS = 12  # questions about a story, at the most, and as many
 LETTERS = 1600  # as 512 tokens of assets/smol-stories hold, with 20 for what ChatML adds
 PLOT, TENTH = "noise", 10  # held out
 PAIRED = ("pet", "job", "town")  # what makes a combination with the hero
@@ -388,5 +391,7 @@ def _questions(
         if kind == "open" and rng.random() < NEAR:
             near = [n for n in topics if any(rule in facts.chosen for rule, _ in says[n])]
             topics = near or topics
+        if rng.random() < SKIPPED:
+            topics = [n for n in topics if n not in ALWAYS] or topics
         topic = _pick(rng, topics)
         yield kind, _pick(rng, left[kind].pop(topic)), known[topic]

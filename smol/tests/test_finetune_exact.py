@@ -17,7 +17,7 @@ from smol.tests.ggufs import small_model
 from smol.tests.test_finetune import with_template
 from smol.tokenizer import BPETokenizer
 
-COUNT = 24
+COUNT = 36
 
 
 def with_replies(monkeypatch, reply) -> evaluation.Exact:
@@ -112,7 +112,7 @@ def test_a_wrong_answer_stays_in_the_conversation():
     assert (
         not any(talk.hear("Nobody knows.").values()) and talk.said[1]["content"] == "Nobody knows."
     )
-    assert talk.said[2] == talk.given[2] and all(talk.hear(talk.wanted).values())
+    assert talk.said[2] == talk.given[2] and any(talk.hear(talk.wanted).values())
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def training() -> list[Conversation]:
 
 @pytest.fixture(scope="module")
 def held_out() -> list[Conversation]:
-    return list(conversations(900, seed=0, held_out=True))
+    return list(conversations(1200, seed=0, held_out=True))
 
 
 def contents(some: list[Conversation], role: str) -> list[str]:
@@ -370,18 +370,18 @@ def test_the_judge_follows_the_story_that_was_told():
 
 
 def test_a_conversation_is_one(held_out, training):
-    for conversation in held_out + training[:900]:
+    for conversation in held_out + training[:1200]:
         messages, kinds = conversation
         assert [m["role"] for m in messages] == ["user", "assistant"] * len(kinds)
         assert all(set(message) == {"role", "content"} for message in messages)
         assert all(m["content"].isascii() and m["content"].strip() for m in messages)
-        assert 1 <= len(kinds) <= 9 + (kinds[0] == "story") and "story" not in kinds[1:]
+        assert 1 <= len(kinds) <= 12 + (kinds[0] == "story") and "story" not in kinds[1:]
         questions = contents([conversation], "user")
         assert len(set(questions)) == len(questions)
 
 
 def test_every_kind_is_asked_often_enough_to_be_counted(held_out, training):
-    for some in (held_out, training[:900]):
+    for some in (held_out, training[:1200]):
         asked = Counter(kind for c in some for kind in c.kinds)
         later = Counter(kind for c in some for kind in c.kinds[1:])
         assert sum(asked.values()) > 3000
@@ -485,7 +485,7 @@ def test_what_is_wished_for_is_held_out(training, held_out):
             number = heroes[name]
             assert (number % 10 == 9 or (number + others[other]) % 10 == 0) == held, wish
             met[held] += 1
-    assert met[False] > 150 and met[True] > 50
+    assert met[False] > 100 and met[True] > 50
 
 
 def test_a_story_with_a_slip_still_follows_its_instruction(held_out):
@@ -541,7 +541,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "e96b40dc6e5f9fe8"), (True, "48843528481477ef")],
+    [(False, "3d69b3bb510b0fd5"), (True, "453eb47d9b0b988b")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])
