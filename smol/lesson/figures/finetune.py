@@ -1,8 +1,150 @@
-"""The figures of notebook 9's first half: what the mistakes of fine-tuning cost."""
+"""The figures of notebook 9's first half: what is learned of a text, how a habit grows, what
+mistakes cost, and how LoRA goes beside a weight."""
 
-from smol.lesson.figures.style import BLUE, GREEN, INK, figure, styled
+from matplotlib.patches import Rectangle
 
-__all__ = ["traps"]
+from smol.lesson.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    RED,
+    SOFT,
+    arrow,
+    blank,
+    box,
+    figure,
+    shade,
+    styled,
+    written,
+)
+
+__all__ = ["answers_by_step", "lora", "ranks", "three_lessons", "traps", "what_is_learned"]
+
+LEARNED, BETTER, WORSE = shade(ORANGE, 0.55), shade(GREEN, 0.45), shade(RED, 0.4)
+
+
+@styled(dpi=110)
+def three_lessons():
+    """The same words for pretraining, fine-tuning and preferences: what counts in each."""
+    question = ["‹user›", "Which", "animal", "had", "Lotte", "?", "‹end›", "‹assistant›"]
+    answer, other = ["A", "mouse", ".", "‹end›"], ["A", "bear", ".", "‹end›"]
+    rows = (
+        ("pretraining: every token is learned", question + answer, [LEARNED] * 12),
+        (
+            "fine-tuning: only the answer and its end",
+            question + answer,
+            [None] * 8 + [LEARNED] * 4,
+        ),
+        ("a preference: this answer", question + answer, [None] * 8 + [BETTER] * 4),
+        ("rather than that one", question + other, [None] * 8 + [WORSE] * 4),
+    )
+    fig, ax = figure(8.8, 3.0)
+    blank(ax, (0, 96), (len(rows) * 2, -0.1))
+    for y, (title, words, colors) in enumerate(rows):
+        ax.text(0, 2 * y + 0.35, title, fontsize=9, color=SOFT, va="center")
+        x = 0.0
+        for word, color in zip(words, colors, strict=True):
+            wide = 1.25 * len(word) + 1.6
+            look = {"facecolor": color or "white", "edgecolor": FAINT if color is None else INK}
+            ax.add_patch(Rectangle((x, 2 * y + 0.75), wide, 0.9, lw=0.8, **look))
+            ax.text(x + wide / 2, 2 * y + 1.2, word, ha="center", va="center", fontsize=9)
+            x += wide + 0.5
+    alt = (
+        "one conversation, three times: in pretraining every token is learned, in fine-tuning the "
+        "answer and its end, and of a preference one answer rather than another"
+    )
+    return fig, alt
+
+
+@styled(dpi=110)
+def what_is_learned(tokens: list[str], mask: list[bool]):
+    """A conversation as text: what is learned has a colour, the rest is only read."""
+    pieces = [
+        (text, LEARNED if here else None, False) for text, here in zip(tokens, mask, strict=True)
+    ]
+    said = "".join(text for text, here in zip(tokens, mask, strict=True) if here)
+    alt = f"a conversation of {len(tokens)} tokens, of which {sum(mask)} are learned: {said!r}"
+    return written(pieces), alt
+
+
+@styled(dpi=110)
+def answers_by_step(rows: list[dict]):
+    """Right answers by kind, and how often the model is silent where it should not be, as the
+    training goes. Rows have step and, for each kind, (right, asked)."""
+    fig, axes = figure(8.8, 3.3, 2)
+    steps = [row["step"] for row in rows]
+
+    def share(kind: str) -> list[float]:
+        return [100 * row[kind][0] / row[kind][1] for row in rows]
+
+    kinds = ("who", "what", "where", "last", "count", "story")
+    for kind, color in zip(kinds, PALETTE, strict=True):
+        label = "instructions" if kind == "story" else kind
+        axes[0].plot(steps, share(kind), "o-", ms=3.5, color=color, label=label)
+    axes[1].plot(
+        steps, share("open"), "o-", ms=3.5, color=GREEN, label="where the story is silent"
+    )
+    axes[1].plot(steps, share("silent"), "o-", ms=3.5, color=RED, label="where the story says it")
+    titles = "right answers, %", "“The story does not say.”, %"
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(title=title, xlabel="steps", ylim=(-2, 102), xlim=(0, None))
+        ax.grid(axis="y")
+        ax.legend(fontsize=8, loc="center right")
+    last = rows[-1]
+    told = ", ".join(f"{kind} {share(kind)[-1]:.0f} %" for kind in (*kinds, "open", "silent"))
+    return fig, f"right answers by kind over {last['step']:,} steps; at the end: {told}"
+
+
+@styled(dpi=110)
+def ranks(rows: list[dict]):
+    """Right answers of a model whose change by fine-tuning was cut down to some rank."""
+    fig, ax = figure(7.2, 3.1)
+    names = [str(row["rank"]) for row in rows]
+    shares = [100 * row["right"] / row["asked"] for row in rows]
+    ax.plot(range(len(rows)), shares, "o-", color=BLUE)
+    for x, y in enumerate(shares):
+        ax.annotate(f"{y:.0f}", (x, y), (0, 7), textcoords="offset points", ha="center", size=9)
+    ax.set_xticks(range(len(rows)), names)
+    ax.set(xlabel="rank that is left of each matrix' change", ylabel="right answers, %")
+    ax.set_ylim(-3, 112)
+    told = ", ".join(f"{n}: {y:.0f} %" for n, y in zip(names, shares, strict=True))
+    return fig, f"right answers by the rank that is left of the change; {told}"
+
+
+@styled(dpi=110)
+def lora():
+    """The two ways through a LoRA layer: W above, A and B below."""
+    fig, ax = figure(7.6, 2.9)
+    blank(ax, (0, 15), (0, 5.6))
+    ax.text(0.5, 2.8, "x", fontsize=13, ha="center", va="center")
+    box(ax, 6.2, 4.1, 4.4, 1.9, "W\nstands still", SOFT)
+    box(ax, 4.0, 1.3, 1.1, 1.2, "A", ORANGE)
+    box(ax, 8.2, 1.3, 1.1, 1.9, "B", PURPLE)
+    ax.text(6.1, 1.62, "r numbers", ha="center", fontsize=9, color=SOFT)
+    ax.text(4.0, 0.3, "r rows, drawn", ha="center", fontsize=9, color=SOFT)
+    ax.text(8.2, 0.02, "r columns, zero", ha="center", fontsize=9, color=SOFT)
+    for start, end in (
+        ((0.9, 2.9), (3.95, 4.1)),
+        ((0.9, 2.7), (3.4, 1.3)),
+        ((4.6, 1.3), (7.6, 1.3)),
+        ((8.8, 1.3), (10.1, 1.3)),
+        ((8.45, 4.1), (12.1, 3.05)),
+        ((11.3, 1.3), (12.1, 2.55)),
+    ):
+        arrow(ax, start, end)
+    box(ax, 10.7, 1.3, 1.1, 0.9, "× α/r", SOFT, size=9)
+    box(ax, 12.5, 2.8, 0.7, 0.7, "+", INK, size=12)
+    arrow(ax, (12.9, 2.8), (14.0, 2.8))
+    ax.text(14.4, 2.8, "y", fontsize=13, ha="center", va="center")
+    alt = (
+        "x goes two ways, by W, which stands still, and by A, which makes r numbers of it, and B, "
+        "which makes an output of these; the second, times α/r, is added to the first"
+    )
+    return fig, alt
 
 
 @styled(dpi=110)
