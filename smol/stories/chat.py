@@ -41,10 +41,10 @@ SAYS, OPEN = "The story says: ", "The story does not say."
 # What an answer can be, and how often each kind of question is asked where it can be: more often
 # what few stories say, as how many there were, and who came last. "open" is what the story does
 # not say; "story" is a story that somebody wished for.
-ASKED = {"who": 2, "what": 3, "where": 2, "count": 6, "last": 6, "open": 2}
+ASKED = {"who": 2, "what": 3, "where": 2, "count": 6, "last": 6, "open": 1}
 # What nearly every story says, and a model has soon learned: not asked where there is another of
-# its kind to ask, two times of three.
-ALWAYS, SKIPPED = ("who_hero", "who_other", "what_pet", "where_home"), 2 / 3
+# its kind to ask, four times of five.
+ALWAYS, SKIPPED = ("who_hero", "who_other", "what_pet", "where_home"), 0.8
 KINDS = (*ASKED, "story")
 NEAR = 0.5  # of the open ones are such as another story of this plot may answer
 WISHES = 0.15  # of all conversations begin with an instruction

@@ -82,11 +82,7 @@ BY_WORDS = {
     "count_candles": r"^(.+) Candles\n",
     "count_helpings": r" had ([\w ]+) helpings",
     "count_minutes": r" for ([\w ]+) minutes about",
-    "count_miles": r"walked behind h\w+ for (.+) miles",
-    "count_hours": r"had to wait (.+) hours for a ferry",
-    "count_late": r"\"You are (.+) years late",
     "count_pennies": r"That cost (.+) pennies|took (.+) pennies and would",
-    "count_sausages": r"did, for (.+) sausages",
     "last_guest": r"(\w+) came last and said|and (\w+) came in third|and (\w+) got the bill",
     "last_eaten": r"it ate ([^,.]+)[^.]*\. Then it sat",
     "last_tried": r"did not move\. \"(\w+)\?\"",
@@ -98,10 +94,8 @@ BY_WORDS = {
 # Answers that quote a few words of the story before what was asked for, or behind it.
 QUOTED = {
     *("what_supper", "what_ate", "what_stake", "what_risk", "what_clue", "what_word"),
-    *("what_behind", "what_trace", "what_spot", "what_cart", "what_stress", "what_swap"),
-    *("what_got", "what_paid", "who_one", "who_two", "where_looked", "where_found"),
-    *("where_start", "where_end", "count_times", "count_helpings", "count_minutes"),
-    *("count_miles", "count_hours", "count_late", "count_pennies", "count_sausages"),
+    *("where_alibi", "where_looked", "where_found", "where_start", "where_end"),
+    *("count_times", "count_helpings", "count_minutes", "count_pennies"),
 }
 
 
@@ -134,8 +128,11 @@ def test_an_answer_that_quotes_does_so_word_for_word_and_shows_where(shelf):
     met = Counter()
     for story, known in shelf.items():
         for topic in QUOTED & known.keys() - {t for t, a in known.items() if a == OPEN}:
-            assert quote(known[topic]) in story.replace("\n", " "), (topic, story)
-            assert len(quote(known[topic]).split()) >= 3 or topic in ("what_spot", "what_supper")
+            assert quote(known[topic]).removesuffix('"') in story.replace("\n", " "), (
+                topic,
+                story,
+            )
+            assert len(quote(known[topic]).split()) >= 3
             met[topic] += 1
     assert met.keys() == QUOTED
 
@@ -145,16 +142,8 @@ def test_who_was_where(shelf):
         if story.startswith("Who Ate"):
             was = re.findall(r"\"(?:And )?I was ([^,\"]+),\" said (\w+)", story)
             was += [(p, name) for name, p in re.findall(r"(\w+) said, \"I was ([^.]+)", story)]
-            (first, one), (second, name), (third, three) = was
-            for topic, place, who in (("where_alibi", first, one), ("where_three", third, three)):
-                assert f"I was {place}" in known[topic] and who in known[topic]
-            assert known["who_there"] == f"{SAYS}{name}."
-            assert any(f"Who was {second}?" == text for text in asked_of(story, "who_there"))
-
-
-def asked_of(story: str, topic: str) -> list[str]:
-    facts = chat._facts(story, stories.grammar())
-    return [chat._text(way, facts) for way in chat._topics()[0][topic]]
+            first, one = was[0]
+            assert f"I was {first}" in known["where_alibi"] and one in known["where_alibi"]
 
 
 def test_an_answer_is_made_of_words_of_the_story(shelf):
@@ -185,7 +174,7 @@ def test_what_the_file_asks_and_answers_fits_the_stories():
     ways, says = chat._topics()
     rules = stories.grammar().rules
     asked = [name.partition("_")[2] for name in ways]
-    assert len(set(asked)) == len(asked) > 50
+    assert len(set(asked)) == len(asked) > 40
     for name in chat._chat().rules.keys() - rules.keys() - ways.keys():
         assert "_" not in name or name.partition("_")[2] in asked  # no answer without a question
     for name, wordings in ways.items():
@@ -541,7 +530,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "3d69b3bb510b0fd5"), (True, "453eb47d9b0b988b")],
+    [(False, "2e7c68c6525d78d1"), (True, "22cb4a1b248a4e02")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])
