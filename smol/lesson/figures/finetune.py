@@ -72,46 +72,30 @@ def what_is_learned(tokens: list[str], mask: list[bool]):
 
 
 @styled(dpi=110)
-def answers_by_step(rows: list[dict]):
-    """Right answers by kind, and how often the model is silent where it should not be, as the
-    training goes. Rows have step and, for each kind, (right, asked)."""
-    fig, axes = figure(8.8, 3.3, 2)
-    steps = [row["step"] for row in rows]
-
-    def share(kind: str) -> list[float]:
-        return [100 * row[kind][0] / row[kind][1] for row in rows]
-
-    kinds = ("who", "what", "where", "last", "count", "story")
-    for kind, color in zip(kinds, PALETTE, strict=True):
-        label = "instructions" if kind == "story" else kind
-        axes[0].plot(steps, share(kind), "o-", ms=3.5, color=color, label=label)
-    axes[1].plot(
-        steps, share("open"), "o-", ms=3.5, color=GREEN, label="where the story is silent"
-    )
-    axes[1].plot(steps, share("silent"), "o-", ms=3.5, color=RED, label="where the story says it")
-    titles = "right answers, %", "“The story does not say.”, %"
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set(title=title, xlabel="steps", ylim=(-2, 102), xlim=(0, None))
-        ax.grid(axis="y")
-        ax.legend(fontsize=8, loc="center right")
-    last = rows[-1]
-    told = ", ".join(f"{kind} {share(kind)[-1]:.0f} %" for kind in (*kinds, "open", "silent"))
-    return fig, f"right answers by kind over {last['step']:,} steps; at the end: {told}"
+def answers_by_step(steps: list[int], shares: dict[str, list[float]]):
+    """Shares of right answers, from 0 to 1, as the training goes: a line for each kind."""
+    fig, ax = figure(7.2, 3.1)
+    for (name, values), color in zip(shares.items(), PALETTE, strict=False):
+        ax.plot(steps, [100 * share for share in values], "o-", ms=4, color=color, label=name)
+    ax.set(xlabel="steps", ylabel="right answers, %", ylim=(-3, 103), xlim=(0, None))
+    ax.grid(axis="y")
+    ax.legend(title="asked is", loc="best")
+    told = ", ".join(f"{name} {100 * values[-1]:.0f} %" for name, values in shares.items())
+    return fig, f"right answers over {steps[-1]} steps; at the end: {told}"
 
 
 @styled(dpi=110)
-def ranks(rows: list[dict]):
-    """Right answers of a model whose change by fine-tuning was cut down to some rank."""
+def ranks(shares: dict[int, float]):
+    """Right answers, from 0 to 1, of a model whose change by fine-tuning was cut to some rank."""
     fig, ax = figure(7.2, 3.1)
-    names = [str(row["rank"]) for row in rows]
-    shares = [100 * row["right"] / row["asked"] for row in rows]
-    ax.plot(range(len(rows)), shares, "o-", color=BLUE)
-    for x, y in enumerate(shares):
+    values = [100 * share for share in shares.values()]
+    ax.plot(range(len(values)), values, "o-", color=BLUE)
+    for x, y in enumerate(values):
         ax.annotate(f"{y:.0f}", (x, y), (0, 7), textcoords="offset points", ha="center", size=9)
-    ax.set_xticks(range(len(rows)), names)
+    ax.set_xticks(range(len(values)), map(str, shares))
     ax.set(xlabel="rank that is left of each matrix' change", ylabel="right answers, %")
-    ax.set_ylim(-3, 112)
-    told = ", ".join(f"{n}: {y:.0f} %" for n, y in zip(names, shares, strict=True))
+    ax.set_ylim(-3, 113)
+    told = ", ".join(f"{r}: {y:.0f} %" for r, y in zip(shares, values, strict=True))
     return fig, f"right answers by the rank that is left of the change; {told}"
 
 
