@@ -23,7 +23,7 @@ def code_cells(file):
 
 
 def test_there_are_notebooks():
-    assert len(FILES) >= 7
+    assert len(FILES) >= 9
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
