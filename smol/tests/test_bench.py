@@ -364,7 +364,9 @@ def test_writers_write_the_same_and_are_compared(capsys, uncompiled):
     assert "x transformers" in capsys.readouterr().out
 
 
-def test_without_time_the_writers_that_are_needed_stay(capsys):
+def test_without_time_the_writers_that_are_needed_stay(capsys, monkeypatch):
+    # A difference of two short times, once each: on a busy machine it may be below 0.
+    monkeypatch.setattr("smol.bench.decode.expect_slower", lambda *about: None)
     written = []
     run = Run(0.0, lambda figures: written.append({**figures}))
     result = decode(SMALL, length=8, new=4, run=run)

@@ -7,8 +7,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from smol.finetune import LoRALinear
+from smol.lesson.checks.finetune import check_ids_and_mask
+from smol.lesson.checks.lora import check_lora
 from smol.lesson.checks.parity import check_diagnosis
 from smol.lesson.checks.slips import MISTAKES
+from smol.lesson.checks.slips_finetune import rendered
 from smol.tests.test_build import PARTS, SIDE_QUESTS, as_answer, small_reference
 from smol.tests.test_exercises import CHECKS, EXERCISES
 
@@ -35,10 +39,29 @@ def test_the_workshop_quotes_what_the_checks_print(capsys):
         for slip in MISTAKES[name].values():
             CHECKS[name](slip)
     check_diagnosis("no_mask", 5)
+    check_ids_and_mask(_endless)
+    check_lora(_Unscaled)
     printed += capsys.readouterr().out
-    # all but 3.4, whose answers are all different
-    assert len(quotes) == len(EXERCISES) + len(PARTS) + 1
+    # all but 3.4, whose answers are all different; 2.5's and 9.4's are no functions
+    assert len(quotes) == len(EXERCISES) + len(PARTS) + 2
     assert [quote for quote in quotes if quote not in printed] == []
+
+
+def _endless(messages: list[dict], tokenizer) -> tuple[list[int], list[bool]]:
+    """9.1, with the mark of the end outside the mask."""
+    ids, mask = rendered(messages, tokenizer)
+    end = tokenizer.special_tokens["<|im_end|>"]
+    return ids, [here and i != end for i, here in zip(ids, mask, strict=True)]
+
+
+class _Unscaled(LoRALinear):
+    """9.4, without α/r."""
+
+    def __init__(self, base, r, alpha):
+        super().__init__(base.requires_grad_(False), r, alpha)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B(self.lora_A(x))
 
 
 def _sections(notebook) -> list[tuple[str, set[str], set[str]]]:

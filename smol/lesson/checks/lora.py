@@ -223,6 +223,7 @@ RAISED_BY_MERGED = {
     "must match the size": "A is (r, in) and B (out, r), and W is (out, in): which product is?",
     "must be Tensor, not Linear": "a layer's matrix is its weight",
     "cannot assign": "a Linear's weight is an nn.Parameter: wrap it in one",
+    "non-leaf": "make the weight under torch.no_grad(): it need not remember how it was made",
     "leaf Variable": "a weight is changed under torch.no_grad(), or made anew: nn.Parameter(…)",
     "unsupported operand type(s) for": "a layer's matrix is its weight",
 }

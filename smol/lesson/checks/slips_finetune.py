@@ -286,6 +286,10 @@ LABELS: dict[str, Callable | tuple] = {
             [i for i, here in zip(ids, mask, strict=True) if here][:-1],
             [i for i, here in zip(ids, mask, strict=True) if here][1:],
         ),
+        lambda ids, mask: (
+            [i for i, here in zip(ids, mask[1:], strict=False) if here],
+            [i for i in shifted(ids, mask)[1] if i != -100],
+        ),
     ),
     "inputs and labels are exchanged": _moved(back=lambda inputs, labels: (labels, inputs)),
 }

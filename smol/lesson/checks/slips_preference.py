@@ -111,6 +111,9 @@ LOSSES: dict[str, Callable | tuple] = {
     "divided by β: it multiplies the rewards": (
         _dpo(lambda c, r, beta: -F.logsigmoid((c - r) / beta).mean())
     ),
+    "the two rewards are added: the rejected one's is taken off": (
+        _dpo(lambda c, r, beta: -F.logsigmoid(beta * (c + r)).mean())
+    ),
     "the sign: a loss is −ln σ, which is above 0": (
         _dpo(lambda c, r, beta: F.logsigmoid(beta * (c - r)).mean())
     ),
