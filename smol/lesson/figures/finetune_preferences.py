@@ -97,7 +97,8 @@ def overdone(rows: list[dict[str, float]]):
         ax.plot(rounds, [row[key] for row in rows], color=color, label=label, **look)
 
     line(axes[0], "margin", BLUE, "margin")
-    line(axes[0], "right", GREEN, "share of pairs right")
+    # In round 0 both are alike, and nothing is ranked.
+    axes[0].plot(rounds[1:], [row["right"] for row in rows[1:]], color=GREEN, label="pairs right")
     line(axes[1], "chosen", BLUE, "chosen")
     line(axes[1], "rejected", RED, "rejected")
     line(axes[2], "best", INK, "the best at this distance", ls="--", lw=1.4)
