@@ -46,7 +46,7 @@ SUMS: dict[str, Callable | tuple] = {
     "the sums go over the rows: one of each row is wanted, over its targets": (
         _slip(over=lambda found, keeps: found.sum(0))
     ),
-    "places without a target were counted, as if theirs were token 0: what is −100 has to leave the sum": (
+    "places without a target were counted, as if it were token 0: they have to leave the sum": (
         _slip(kept=torch.ones_like)
     ),
     "the sign: ln p is below 0, −ln p is the loss": (
