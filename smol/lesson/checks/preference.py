@@ -10,15 +10,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from smol.finetune import dpo, preference
+from smol.finetune import best_policy, dpo, policy_loss, preference
 from smol.lesson import kind
 from smol.lesson.checks.slips_preference import (
     LOSSES,
     POLICIES,
     POLICY,
     SUMS,
-    best_policy,
-    policy_loss,
 )
 from smol.lesson.checks.slips_train import ask_and_explain, named
 from smol.lesson.exercise import SMALL, exercise, expect, expect_close
@@ -56,7 +54,7 @@ def _loss(answer) -> Tensor:
     return answer.reshape(()) if isinstance(answer, Tensor) else torch.tensor(float(value))
 
 
-# -- 9.6: log-probabilities of answers ------------------------------------------------------------
+# -- 9.7: log-probabilities of answers ------------------------------------------------------------
 
 
 RAISED_BY_SUMS = {
@@ -96,7 +94,7 @@ def check_log_probs(answer):
     expect_close(alone, torch.zeros(1), "a row without a target: your answer")
 
 
-# -- 9.7: the loss of preferences -----------------------------------------------------------------
+# -- 9.8: the loss of preferences -----------------------------------------------------------------
 
 
 FAR = (  # chosen, rejected, and the reference's: far apart, as in long answers
@@ -132,7 +130,7 @@ def check_dpo_loss(answer):
     return "correct: ln 2 at the start, then the package's loss"
 
 
-# -- 9.8: the best policy -------------------------------------------------------------------------
+# -- 9.6: the best policy -------------------------------------------------------------------------
 
 
 CHOICES = (  # p, the reward, β

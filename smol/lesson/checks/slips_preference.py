@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# -- 9.6: log-probabilities of answers ------------------------------------------------------------
+from smol.finetune import best_policy
+
+# -- 9.7: log-probabilities of answers ------------------------------------------------------------
 
 
 def _sums(logits, labels, /, log_p=None, sign=1, kept=None, over=None) -> Tensor:
@@ -70,7 +72,7 @@ SUMS: dict[str, Callable | tuple] = {
 }
 
 
-# -- 9.7: the loss of preferences -----------------------------------------------------------------
+# -- 9.8: the loss of preferences -----------------------------------------------------------------
 
 
 def _dpo(slip: Callable) -> Callable:
@@ -144,12 +146,7 @@ LOSSES: dict[str, Callable | tuple] = {
 }
 
 
-# -- 9.8: the best policy -------------------------------------------------------------------------
-
-
-def best_policy(p: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """p · exp(r/β), normalised: of all policies the one of most reward less β times the KL."""
-    return (p.log() + reward / beta).softmax(-1)
+# -- 9.6: the best policy -------------------------------------------------------------------------
 
 
 def _tilted(weight: Callable) -> Callable:
@@ -207,12 +204,6 @@ POLICIES: dict[str, Callable | tuple] = {
 
 
 # -- 9.9: the loss of a policy --------------------------------------------------------------------
-
-
-def policy_loss(log_p: Tensor, reward: Tensor) -> Tensor:
-    """-mean((r - mean r) · ln p), for which a reward is a number without a gradient."""
-    reward = reward.detach()
-    return -((reward - reward.mean()) * log_p).mean()
 
 
 def _centred(slip: Callable) -> Callable:

@@ -15,45 +15,7 @@ from smol.lesson.figures.style import (
     styled,
 )
 
-__all__ = ["overdone", "reward_and_distance", "reward_of_stories", "tilted"]
-
-
-@styled(dpi=100)
-def tilted(
-    names: list[str],
-    reward: list[float],
-    reference: list[float],
-    best: list[float],
-    reached: dict[str, list[float]],
-):
-    """Probabilities of all outcomes, the most wanted ones first: of the reference, of the best
-    policy, and of models that were trained."""
-    order = sorted(range(len(names)), key=lambda k: -reward[k])
-    fig, ax = figure(8.6, 3.3)
-    places = range(len(order))
-    ax.bar(places, [reference[k] for k in order], color=FAINT, label="the reference", width=0.8)
-    edges = [best[k] for k in order]
-    ax.step(
-        [-0.5, *(x + 0.5 for x in places)],
-        [edges[0], *edges],
-        where="pre",
-        color=INK,
-        lw=1.4,
-        label="π*, exact",
-    )
-    for (name, values), color, mark in zip(reached.items(), (BLUE, RED), "ox", strict=False):
-        ax.plot(places, [values[k] for k in order], mark, color=color, ms=4.5, label=name)
-    ax.set_xticks(places, [names[k] for k in order], rotation=60, ha="right", size=8)
-    ax.set(ylabel="probability", xlim=(-0.6, len(order) - 0.4), ylim=(0, None))
-    ax.tick_params(axis="x", length=0)
-    ax.legend(loc="upper right")
-    first = order[0]
-    said = [f"{name} {values[first]:.2f}" for name, values in reached.items()]
-    alt = (
-        f"probabilities of {len(names)} outcomes, the most wanted ones first; {names[first]}: "
-        f"the reference {reference[first]:.2f}, best {best[first]:.2f}, {', '.join(said)}"
-    )
-    return fig, alt
+__all__ = ["overdone", "reward_and_distance", "reward_of_stories"]
 
 
 @styled(dpi=100)
