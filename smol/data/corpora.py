@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parents[2] / "data"
 NAMES = ("stories", "shakespeare", "cosmopedia")
+COSMOPEDIA = "cosmopedia", "HuggingFaceTB/smollm-corpus", "cosmopedia-v2"
 FRESH = "fresh"  # which smol.train takes as well: stories that are written as they are wanted
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -110,7 +111,7 @@ def open_stream(name: str | Path, held_out: int = HELD_OUT) -> Corpus:
     """
     held_out = whole("held_out", held_out)
     if name == "cosmopedia":
-        dataset = _cosmopedia()
+        dataset = hub_stream(*COSMOPEDIA, "a folder of parquet")
     else:
         if name in NAMES:
             raise ValueError(f"{name} is small: load_corpus({name!r}) reads it")
@@ -127,7 +128,7 @@ def open_stream(name: str | Path, held_out: int = HELD_OUT) -> Corpus:
         rows = list(dataset.take(held_out + 1))
     except Exception as error:
         if name == "cosmopedia":
-            raise _unreachable(error) from error
+            raise unreachable(name, error, "a folder of parquet") from error
         raise
     validation = [text for row in rows[:held_out] if (text := row.get("text")) and text.strip()]
     if len(rows) <= held_out or not validation:
@@ -179,10 +180,14 @@ def _shakespeare() -> str:
     return content.decode("utf-8")
 
 
-def _cosmopedia() -> "IterableDataset":
-    repo_id = "HuggingFaceTB/smollm-corpus"
+def hub_stream(name: str, repo_id: str, config: str | None, instead: str) -> "IterableDataset":
+    """The training split of a data set on the hub, read as it is needed and never stored.
+
+    FileNotFoundError where it cannot be reached: that `name` cannot be had, why, and to take
+    `instead`.
+    """
     if _offline():
-        raise FileNotFoundError("cosmopedia is not streamed, for SMOL_OFFLINE=1 is set: unset it")
+        raise FileNotFoundError(f"{name} is not streamed, for SMOL_OFFLINE=1 is set: unset it")
     try:
         from huggingface_hub import HfApi
 
@@ -190,12 +195,13 @@ def _cosmopedia() -> "IterableDataset":
         HfApi().dataset_info(repo_id, timeout=TIMEOUT)
         from datasets import load_dataset
 
-        return load_dataset(repo_id, "cosmopedia-v2", split="train", streaming=True)
+        return load_dataset(repo_id, config, split="train", streaming=True)
     except Exception as error:  # whatever keeps the hub away (its own errors, httpx's, OSError)
-        raise _unreachable(error) from error
+        raise unreachable(name, error, instead) from error
 
 
-def _unreachable(error: Exception) -> FileNotFoundError:
+def unreachable(name: str, error: Exception, instead: str) -> FileNotFoundError:
+    """What `hub_stream` raises, for an error that comes later, too."""
     return FileNotFoundError(
-        f"cosmopedia cannot be streamed ({reason(error)}): go online, or name a folder of parquet"
+        f"{name} cannot be streamed ({reason(error)}): go online, or name {instead}"
     )

@@ -2,12 +2,14 @@
 
 python -m smol.finetune --model assets/smol-stories --data stories-chat --steps 600 --out DIR
 python -m smol.finetune --model WHERE --method lora --data FILE.jsonl --steps 100 --out DIR
+python -m smol.finetune --model WHERE --method lora --data smoltalk --steps 600 --out DIR
 python -m smol.finetune --model WHERE --method dpo --data PAIRS.jsonl --steps 100 --out DIR
 """
 
 import argparse
 import sys
 
+from smol.finetune.messages import SMOLTALK, SMOLTALK_COUNT
 from smol.finetune.run import finetune
 from smol.finetune.settings import METHODS, STORIES, FinetuneConfig
 from smol.terminal import command
@@ -21,7 +23,11 @@ def main() -> int:
         prog="python -m smol.finetune", description="from a model to one that answers"
     )
     parser.add_argument("--model", required=True, help="a folder, a hub repository, a .gguf file")
-    parser.add_argument("--data", help=f"{STORIES}, or a .jsonl with messages or pairs a line")
+    parser.add_argument(
+        "--data",
+        help=f"{STORIES}; {SMOLTALK}, {SMOLTALK_COUNT:,} conversations from the hub; or a .jsonl "
+        "with messages or pairs a line",
+    )
     parser.add_argument("--method", choices=METHODS, help="all weights, a few, or by preference")
     parser.add_argument(
         "--freeze-embedding",

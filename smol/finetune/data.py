@@ -12,7 +12,7 @@ from torch import Tensor
 from smol import stories
 from smol.checks import flag, whole
 from smol.checks import seed as seed_of
-from smol.finetune.messages import read_messages
+from smol.finetune.messages import SMOLTALK, read_messages, smoltalk
 from smol.finetune.packing import pad
 from smol.finetune.pairs import Pair, read_pairs, story_pairs
 from smol.finetune.render import Chat, answer_ends, render, truncate
@@ -158,7 +158,8 @@ def reading_of(
         said = list(_written(HELD_OUT, 0, pairs, held_out=True))
         held_out, chats = _fitting(said, tokenizer, T), None
     else:
-        said = list((read_pairs if pairs else read_messages)(config.data))
+        read = read_pairs if pairs else read_messages
+        said = list(smoltalk() if config.data == SMOLTALK else read(config.data))
         chats = _fitting(said, tokenizer, T)
         if len(chats) < 2:
             what = "pairs" if pairs else "conversations"

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from smol.checks import flag, named, number, one_of, whole
+from smol.finetune.messages import SMOLTALK
 from smol.train.settings import TrainConfig
 
 STORIES = "stories-chat"  # conversations that the grammar writes as they are wanted
@@ -14,11 +15,12 @@ METHODS = {"sft": 1e-3, "lora": 1e-3, "dpo": 1e-5}
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat" or a JSONL
-    of messages, for "dpo" of pairs; `batch_size` counts conversations, or pairs. `rank` and
-    `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that it began with.
-    With `learning_rate` None it is the method's own. With `freeze_embedding` only the special
-    tokens' rows of the embedding are trained: a word that no conversation has stays what it was.
+    """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat",
+    "smoltalk" or a JSONL of messages, for "dpo" of pairs; `batch_size` counts conversations, or
+    pairs. `rank` and `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that
+    it began with. With `learning_rate` None it is the method's own. With `freeze_embedding` only
+    the special tokens' rows of the embedding are trained: a word that no conversation has stays
+    what it was.
 
     The rest is as in TrainConfig; its preset, its tokenizer and shards are not used here.
     """
@@ -62,6 +64,8 @@ class FinetuneConfig(TrainConfig):
         if self.method == "lora" and self.freeze_embedding:
             raise ValueError("lora trains no embedding: leave freeze_embedding out")
         if self.method == "dpo":
+            if self.data == SMOLTALK:
+                raise ValueError(f"{SMOLTALK} has no pairs: name a .jsonl of them for dpo")
             if self.compile:
                 raise ValueError("dpo's reference is not compiled with it: leave compile out")
             object.__setattr__(self, "compile", False)

@@ -21,6 +21,7 @@ from smol.finetune import (
     render,
     truncate,
 )
+from smol.finetune.messages import smoltalk
 from smol.finetune.packing import Batch
 from smol.model import causal_mask
 from smol.tests.ggufs import small_model, small_tokenizer
@@ -324,6 +325,50 @@ def test_a_file_without_conversations_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="holds no conversation"):
         next(read_messages(tmp_path / "empty.jsonl"))
+
+
+def streaming(monkeypatch, rows, asked=None):
+    """The hub in reach, and these rows on it."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    def load(repo_id, config, **how):
+        (asked if asked is not None else {}).update(how, repo_id=repo_id, config=config)
+        return rows
+
+    monkeypatch.delenv("SMOL_OFFLINE", raising=False)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, repo_id, timeout: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def test_smoltalk_is_streamed_and_what_is_no_conversation_left_out(monkeypatch, capsys):
+    rows, asked = [said("fox", " dog\n"), said("ox", "", system="s"), said("cat", "cow")], {}
+    tools = [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]
+    both = [{"messages": m, "source": "x"} for m in (rows[0], tools, *rows[1:])]
+    streaming(monkeypatch, both, asked)
+    assert list(smoltalk(3)) == [said("fox", "dog"), rows[1]]  # of three, one is none
+    assert capsys.readouterr().err == "smoltalk: left out 1 of 3, which are no conversations\n"
+    assert asked["repo_id"] == "HuggingFaceTB/smol-smoltalk" and asked["streaming"]
+    streaming(monkeypatch, [{"text": "no messages"}])
+    assert list(smoltalk()) == []
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="count must be"):
+            next(smoltalk(wrong))
+
+
+def test_smoltalk_out_of_reach_is_one_sentence(monkeypatch):
+    def broken():
+        yield {"messages": said("fox", "dog")}
+        raise ConnectionError("reset by peer")
+
+    streaming(monkeypatch, broken())
+    talks = smoltalk()
+    assert next(talks) == said("fox", "dog")
+    with pytest.raises(FileNotFoundError, match=r"cannot be streamed \(reset by peer\): go onl"):
+        next(talks)
+    monkeypatch.setenv("SMOL_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="smoltalk is not streamed, for SMOL_OFFLINE=1"):
+        next(smoltalk())
 
 
 def test_what_is_no_conversation_is_not_rendered():

@@ -27,7 +27,7 @@ from smol.finetune.data import STORIES, TEMPLATE, Chats, reading_of
 from smol.stories import chat as of_stories
 from smol.stories.chat import conversations
 from smol.tests.ggufs import small_model, small_tokenizer
-from smol.tests.test_finetune import said, with_template
+from smol.tests.test_finetune import said, streaming, with_template
 from smol.train import Log, read_log
 
 ROOT = Path(__file__).parents[2]
@@ -338,6 +338,18 @@ def test_held_out_stories_are_held_out(folder, monkeypatch):
     assert sorted(found) == sorted(learned)
 
 
+def test_smoltalk_is_read_as_a_file_of_the_same_conversations_is(folder, monkeypatch):
+    talks = list(read_messages(folder / "chats.jsonl"))
+    streaming(monkeypatch, [{"messages": talk} for talk in talks])
+    mine, theirs = (
+        reading_of(settings(folder, **data), TOKENIZER) for data in ({"data": "smoltalk"}, {})
+    )
+    assert mine.batches.state_dict() == theirs.batches.state_dict()
+    assert all(map(torch.equal, next(mine.batches), next(theirs.batches)))
+    pairs = zip(mine.validation.batches, theirs.validation.batches, strict=True)
+    assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -346,6 +358,7 @@ def test_held_out_stories_are_held_out(folder, monkeypatch):
     [
         ({"model": ""}, "model is empty: give a name or a path"),
         ({"method": "dpo!"}, "method 'dpo!' is none of sft, lora"),
+        ({"method": "dpo", "data": "smoltalk"}, "smoltalk has no pairs: name a .jsonl of them"),
         ({"rank": 0}, "rank must be 1 or more, got 0"),
         ({"alpha": 0.0}, "alpha must be above 0 and finite, got 0.0"),
         ({"fsdp": True}, "keeps a model whole in each process: leave fsdp out"),
