@@ -1,6 +1,8 @@
 """Answers counted: a model that knows them all, one that knows none, and one with its own mind."""
 
+import json
 import random
+import sys
 from collections import Counter
 from itertools import islice
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from smol import load_pretrained, stories
+from smol.bench import answers
 from smol.finetune import evaluation, exact
 from smol.finetune.data import TEMPLATE
 from smol.pretrained import SHIPPED
@@ -163,3 +166,54 @@ def test_what_is_no_model_is_refused(tokenizer):
         exact({}, tokenizer, 1)
     with pytest.raises(ValueError, match="count must be 1 or more"):
         exact(small_model(), tokenizer, 0)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_kinds_at_the_beginning_and_later_make_one_count():
+    found = evaluation.Exact(
+        {"who": (3, 4), "open": (1, 2), "story": (1, 1), "silent": (0, 4)},
+        {"who": (1, 2), "count": (0, 3), "silent": (2, 5)},
+    )
+    assert answers.together(found) == {
+        "questions": (4, 9),  # what a story answers: neither what it leaves open, nor a wish
+        "count": (0, 3),
+        "open": (1, 2),
+        "silent": (2, 9),
+        "story": (1, 1),
+        "who": (4, 6),
+    }
+
+
+def test_the_command_writes_a_row_for_each_folder_as_it_comes(monkeypatch, tmp_path, capsys):
+    losses = iter((0.25, ValueError("torn")))
+
+    def story_loss(model, tokenizer):
+        if isinstance(loss := next(losses), float):
+            return loss
+        raise loss
+
+    monkeypatch.setattr(answers, "story_loss", story_loss)
+    file = tmp_path / "it.json"
+    line = ["answers", str(SHIPPED), str(SHIPPED), "--conversations", "2", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", line)
+    assert answers.main() == 1 and "torn" in capsys.readouterr().err
+    said = json.loads(file.read_text(encoding="utf-8"))
+    assert said["command"].endswith("smol-stories smol-stories --conversations 2")
+    [row] = said["models"]  # the first one's, whatever became of the second
+    assert row["model"] == "smol-stories" and row["story_loss"] == 0.25
+    kinds = Counter(kind for talk in conversations(2, 0, held_out=True) for kind in talk.kinds)
+    both = answers.together(evaluation.Exact(row["first"], row["later"]))
+    assert {kind: both[kind] for kind in kinds} == {kind: (0, n) for kind, n in kinds.items()}
+
+
+@pytest.mark.parametrize("wrong", [["--conversations", "0"], ["--json", ""]])
+def test_a_command_that_cannot_be_is_refused_before_any_work(wrong, monkeypatch, capsys):
+    monkeypatch.setattr(answers, "load_pretrained", None)
+    monkeypatch.setattr(sys, "argv", ["answers", str(SHIPPED), *wrong])
+    try:
+        code = answers.main()
+    except SystemExit as stop:
+        code = stop.code
+    assert code and wrong[0].strip("-") in capsys.readouterr().err
