@@ -1,10 +1,8 @@
-"""GGUF in: the file of llama.cpp and Ollama, with config, weights and tokenizer in one.
+"""GGUF in: header, config and weights of a file, of which nothing is believed before it was looked
+at.
 
-A header (keys with typed values, then a name, shape, type and place for each tensor) and then the
-numbers, mostly quantised: in Q4_1, 32 weights share a scale d and a minimum m, and w = d·q + m
-with q in four bits. The library `gguf` turns them back into floats. The header is walked here:
-the library's reader believes every count in it (2⁶³ strings in a file of a kilobyte), and takes
-three seconds over the texts of a vocabulary. (Format: ggml's docs/gguf.md.)
+The library's reader believes every count in it (2⁶³ strings in a file of a kilobyte), and takes
+three seconds over the texts of a vocabulary. So the header is walked here.
 """
 
 import math

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from smol.checks import path, shown
 from smol.config import SmolLM2Config
 from smol.files import check_hash, writable, written_beside
-from smol.gguf import config_of, read_header, read_tensors, shapes_of
+from smol.gguf.read import config_of, read_header, read_tensors, shapes_of
 from smol.model import SmolLM2
 from smol.pretrained.hub import PUBLISHED, Published, fetch
 from smol.terminal import reason

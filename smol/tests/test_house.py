@@ -26,9 +26,18 @@ def module_of(file: Path) -> str:
 
 
 def imported_by(tree: ast.AST) -> set[tuple[str, str]]:
-    """Each import anywhere in it, as (module, name): ("smol", "stories"), ("json", "")."""
+    """Each import anywhere in it, as (module, name): ("smol", "stories"), ("json", ""). One that
+    is for readers of types alone is never run, and does not count."""
     found = set()
+    typing = {
+        id(below)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for below in ast.walk(node)
+    }
     for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
         if isinstance(node, ast.Import):
             found |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

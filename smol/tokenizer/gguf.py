@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from smol.checks import shown
-from smol.gguf import read_header
+from smol.gguf.read import read_header
 from smol.tokenizer.pieces import as_bytes
 
 # llama.cpp knows a tokenizer's pattern by a name. Of these two what it does is what we do.
 SPLIT_DIGITS = {"smollm": True, "gpt-2": False}
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 # What would add tokens or change a text before it is cut.
 MUST_BE_OFF = ("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix")
 
@@ -46,6 +46,8 @@ def parts_of_gguf(file: str | Path) -> tuple[dict, str | None]:
     for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
         if not isinstance(text, str):
             raise ValueError(f"{file}: token {i} is {shown(text)}, not a text")
+        if kind == UNUSED:  # a hole: the model has a row, and no text becomes it
+            continue
         name = {NORMAL: "vocab", CONTROL: "special_tokens", USER_DEFINED: "added_tokens"}.get(kind)
         if name is None:
             raise ValueError(f"{file}: token {i}, {text!r:.80}, is of an unknown type, {kind!r}")
