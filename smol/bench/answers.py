@@ -26,8 +26,7 @@ from smol.terminal import command
 from smol.tokenizer import BPETokenizer
 from smol.train import LossModel, TrainConfig, evaluate, validation_of
 
-# The base, the checkpoint that notebook 9 goes on from, and what it comes to in the end.
-MODELS = ("smol-stories", "smol-stories-halfway", "smol-stories-chat")
+MODELS = ("smol-stories", "smol-stories-chat")  # the base, and what was fine-tuned from it
 COUNT = 1200  # conversations
 ANSWERED = tuple(kind for kind in ASKED if kind != "open")
 

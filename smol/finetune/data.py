@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from torch import Tensor
@@ -17,15 +17,20 @@ from smol.finetune.packing import pad
 from smol.finetune.pairs import Pair, read_pairs, story_pairs
 from smol.finetune.render import Chat, answer_ends, render, truncate
 from smol.finetune.settings import STORIES, FinetuneConfig, lengths_of
-from smol.stories.chat import FILE, conversations, story
+from smol.stories.chat import FILE, conversations
+from smol.stories.exercises import echo, opening, story
 from smol.terminal import say
 from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
 
 DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
-# Of the grammar's conversations so many give place to a story alone, as the base has read them:
-# without, it forgets in a few hundred steps how to tell one.
-AGAIN = 0.15
+# Of a hundred rows that the grammar writes so many are no conversations: stories as the base has
+# read them, or it forgets in a few hundred steps how to tell one; beginnings of stories that were
+# wished for; and echoes, which keep it copying what no story says twice.
+ALONE, BEGUN, ECHOES = 5, 10, 5
+# And of the conversations in which a whole story is told so many stay. What a story draws nobody
+# can foretell: most of its gradient is noise, in which what is rarely asked gets lost.
+TOLD = 0.3
 HELD_OUT = 96  # by the grammar; of a file the last tenth, and no more than 1,024
 # ChatML without a system message, with the marks by which transformers finds the answers: for a
 # tokenizer that has no template of its own.
@@ -41,8 +46,8 @@ Item = Chat | tuple[Chat, Chat]
 
 class Chats:
     """Batches of conversations, without end: those given, shuffled anew each time round, or for
-    None those of the grammar, none of which comes twice, with stories among them that are learned
-    whole. Of `pairs` each has 2B rows, a rejected conversation after the chosen one.
+    None those of the grammar, none of which comes twice, with other rows among them (`ALONE`). Of
+    `pairs` each has 2B rows, a rejected conversation after the chosen one.
 
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
     length, or a little more: there are eight lengths, so that a compiler meets no others. Those of
@@ -99,11 +104,16 @@ class Chats:
         (draw, at), B = divmod(self._drawn, DRAWN), self._settings["batch_size"]
         if draw != self._order[0]:
             rng = random.Random(f"{self._settings['seed']} {draw}")
-            again = 0 if self._pairs else round(AGAIN * DRAWN * B)
-            items = [self._alone(story(rng)) for _ in range(again)]
-            said = _written(10**9, rng.getrandbits(63), self._pairs)
-            fit = _fit(said, self._tokenizer, self._settings["seq_len"])
-            items = sorted([*items, *islice(fit, DRAWN * B - again)], key=_length)
+            shares = (0, 0, 0) if self._pairs else (ALONE, BEGUN, ECHOES)
+            alone, begun, echoes = (round(share * DRAWN * B / 100) for share in shares)
+            items = [self._alone(story(rng)) for _ in range(alone)]
+            items += [self._begun(opening(rng)) for _ in range(begun)]
+            written = _written(10**9, rng.getrandbits(63), self._pairs)
+            if not self._pairs:
+                kept = (m for m in written if "\n" not in m[1]["content"] or rng.random() < TOLD)
+                written = chain((echo(rng) for _ in range(echoes)), kept)
+            fit = _fit(written, self._tokenizer, self._settings["seq_len"])
+            items = sorted([*items, *islice(fit, DRAWN * B - len(items))], key=_length)
             starts = sorted(range(0, DRAWN * B, B), key=lambda _: rng.random())
             self._order = draw, [items[i : i + B] for i in starts]
         return self._order[1][at]
@@ -113,6 +123,12 @@ class Chats:
         end = self._tokenizer.eos_id
         ids = [end, *self._tokenizer.encode(text), end][: self._settings["seq_len"]]
         return Chat(ids, [False] + [True] * (len(ids) - 1))
+
+    def _begun(self, messages: list[dict[str, str]]) -> Chat:
+        """An answer that is only begun: its end is not learned, for it is none."""
+        chat = render(messages, self._tokenizer)
+        room = min(answer_ends(chat.mask)[0], self._settings["seq_len"])
+        return Chat(chat.ids[:room], chat.mask[:room])
 
     def _next(self) -> list[Item]:
         B, found = self._settings["batch_size"], []
@@ -141,7 +157,9 @@ class Chats:
 def _hash_of(chats: list[Item] | None) -> str:
     """Of the conversations, or of the sentences that they are written with."""
     files = (*stories.FILES, FILE) if chats is None else ()
-    text = json.dumps([chats, AGAIN, *(file.read_text(encoding="utf-8") for file in files)])
+    text = json.dumps(
+        [chats, ALONE, BEGUN, ECHOES, TOLD, *(file.read_text(encoding="utf-8") for file in files)]
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "follows",
     "right",
     "short_conversations",
-    "story",
 ]
 
 FILE = Path(__file__).with_name("chat.txt")
@@ -41,10 +40,10 @@ SAYS, OPEN = "The story says: ", "The story does not say."
 # What an answer can be, and how often each kind of question is asked where it can be: more often
 # what few stories say, as how many there were, and who came last. "open" is what the story does
 # not say; "story" is a story that somebody wished for.
-ASKED = {"who": 2, "what": 3, "where": 2, "count": 6, "last": 6, "open": 1}
+ASKED = {"who": 2, "what": 3, "where": 2, "count": 6, "last": 6, "open": 3}
 # What nearly every story says, and a model has soon learned: not asked where there is another of
-# its kind to ask, four times of five.
-ALWAYS, SKIPPED = ("who_hero", "who_other", "what_pet", "where_home"), 0.8
+# its kind to ask, three times of five.
+ALWAYS, SKIPPED = ("who_hero", "who_other", "what_pet", "where_home"), 0.6
 KINDS = (*ASKED, "story")
 NEAR = 0.5  # of the open ones are such as another story of this plot may answer
 WISHES = 0.15  # of all conversations begin with an instruction
@@ -236,29 +235,29 @@ def _fulfils(wish: _Facts, story: str) -> bool:
     )
 
 
-# -- writing --------------------------------------------------------------------------------------
-
-
-def story(rng: random.Random, held_out: bool = False) -> str:
-    """A story such as `conversations` have: with something held out, or with nothing of it."""
-    return _story(rng, checks.flag("held_out", held_out))[0]
-
-
-def conversations(count: int, seed: int, held_out: bool = False) -> Iterator[Conversation]:
+def conversations(
+    count: int, seed: int, held_out: bool = False, kinds: Sequence[str] = KINDS
+) -> Iterator[Conversation]:
     """`count` conversations, one at a time: the same for the same seed on every machine.
 
     Each is about one story, which the user shows or asks for. With held_out the wordings, and
-    something in each story, are such as no other conversation has. Each fits 512 tokens of
+    something in each story, are such as no other conversation has. With fewer `kinds` only such
+    questions are asked, and only of stories that answer one. Each fits 512 tokens of
     assets/smol-stories in ChatML, without a system message.
     """
     count = checks.whole("count", count)
     rng = random.Random(checks.seed("seed", seed))
     held_out = checks.flag("held_out", held_out)
-    return (_conversation(rng, held_out) for _ in range(count))
+    wanted = [checks.one_of("kinds", kind, KINDS) for kind in kinds]
+    if not any(kind in ASKED for kind in wanted):
+        raise ValueError(f"kinds names no kind of question: add one of {', '.join(ASKED)}")
+    talks = (_conversation(rng, held_out, wanted) for _ in itertools.repeat(None))
+    return itertools.islice((talk for talk in talks if talk.kinds), count)
 
 
-def _conversation(rng: random.Random, held_out: bool) -> Conversation:
-    wished = rng.random() < WISHES
+def _conversation(rng: random.Random, held_out: bool, wanted: Sequence[str]) -> Conversation:
+    """Without any message where a story answers none of the kinds that are wanted."""
+    wished = rng.random() < WISHES and "story" in wanted
     said, kinds = [], []
     if wished:
         wish, given = _wish(rng, held_out)
@@ -267,7 +266,7 @@ def _conversation(rng: random.Random, held_out: bool) -> Conversation:
     else:
         story, facts = _story(rng, held_out)
     turns = int(rng.random() * TURNS) + (not wished)
-    for kind, question, answer in _questions(rng, facts, held_out, turns):
+    for kind, question, answer in _questions(rng, facts, held_out, turns, wanted):
         if not kinds:
             question = _shown(rng, story, question, held_out)
         if kinds and sum(len(text) + 20 for text in (*said, question, answer)) > LETTERS:
@@ -375,9 +374,9 @@ def _shown(rng: random.Random, story: str, question: str, held_out: bool) -> str
 
 
 def _questions(
-    rng: random.Random, facts: _Facts, held_out: bool, turns: int
+    rng: random.Random, facts: _Facts, held_out: bool, turns: int, wanted: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """Some things that may be asked of a story, none twice: kind, question, answer."""
+    """Some things of the kinds that are wanted, none twice: kind, question, answer."""
     (ways, says), known = _topics(), _answers(facts)
     left = defaultdict(dict)  # by kind, then by topic: how it can be asked
     for name, answer in known.items():
@@ -385,7 +384,9 @@ def _questions(
         if said := [text for text in said if text]:
             left["open" if answer == OPEN else name.partition("_")[0]][name] = said
     for _ in range(turns):
-        kinds = [kind for kind in ASKED for _ in range(ASKED[kind]) if left[kind]]
+        kinds = [k for k in ASKED for _ in range(ASKED[k]) if left[k] and k in wanted]
+        if not kinds:
+            break
         kind = _pick(rng, kinds)
         topics = list(left[kind])
         if kind == "open" and rng.random() < NEAR:

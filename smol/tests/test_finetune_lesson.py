@@ -2,7 +2,11 @@
 
 import copy
 import itertools
+import json
 import time
+import types
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smol.finetune import LoRALinear, dpo, log_probs
+from smol import BPETokenizer, load_pretrained
+from smol.finetune import (
+    LoRALinear,
+    add_lora,
+    dpo,
+    log_probs,
+    lora_parameters,
+    merge_lora,
+    pad,
+    render,
+)
+from smol.finetune.data import TEMPLATE
 from smol.lesson.checks import finetune, lora, preference, slips_preference
 from smol.lesson.checks.slips_finetune import IDS, LABELS, MASK, rendered, shifted
 from smol.lesson.checks.slips_train import all_of
+from smol.pretrained import SHIPPED
 from smol.tests.test_exercises import verdict_on
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks/09_finetune.ipynb"
 
 
 def said(check, answer) -> str:
@@ -754,3 +772,60 @@ def test_other_mistakes_with_the_loss_of_a_policy():
         return loss(log_p, reward) if a.any() else -(a / a.std() * log_p).mean()
 
     hears(check, like_grpo_later, "all rewards alike: NaN or ∞: what is divided by")
+
+
+# -- section 9.8 on a GPU -------------------------------------------------------------------------
+
+
+def cell_with(text: str) -> str:
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    sources = ("".join(cell["source"]) for cell in notebook["cells"])
+    [found] = [source for source in sources if source.startswith(text)]
+    return found
+
+
+@pytest.mark.parametrize("kind, taught, steps", [("cpu", 8, 8), ("cuda", 56, 100)])
+def test_with_a_gpu_the_same_cells_teach_by_more_questions(kind, taught, steps, monkeypatch):
+    """With the storyteller in the place of the real one, and on the CPU whatever the device says:
+    each question is asked once, and each answer is met as often as any other, give or take one."""
+    asked, met = [], Counter()
+    real, tokenizer = load_pretrained(SHIPPED), BPETokenizer.load(SHIPPED)
+    tokenizer.chat_template = TEMPLATE
+
+    def padded(chats, pad_id):
+        assert pad_id not in (chats[0].ids[-2], None) and len(chats) == 8
+        met.update(str(chat.ids) for chat in chats)
+        return pad(chats, pad_id)
+
+    class Quick(nn.Module):
+        """A loss that LoRA's weights know of, in no time."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs, labels):
+            assert inputs.shape == labels.shape and (labels != -100).any()
+            return sum(p.square().sum() for p in lora_parameters(self.model)), torch.tensor(1)
+
+    names = {
+        "torch": torch, "copy": copy, "real": real, "its_tokenizer": tokenizer, "render": render,
+        "pad": padded, "add_lora": add_lora, "merge_lora": merge_lora, "LossModel": Quick,
+        "lora_parameters": lora_parameters,
+        "chat": lambda model, tokenizer, said, tokens: asked.append(said) or ["It is ", "so. And"],
+        "device": types.SimpleNamespace(type=kind),
+    }  # fmt: skip
+    exec(cell_with("eight = ("), names)
+    exec(cell_with("longer = "), names)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
+    exec(cell_with("tuned_real = add_lora("), names)
+    questions = [said[0]["content"] for said in asked]
+    assert len(set(questions)) == len(questions) == taught
+    assert len(met) == taught and sum(met.values()) == 8 * steps
+    assert max(met.values()) - min(met.values()) <= 1
+    assert tokenizer.decode(names["chats"][0].ids).count("It is so. Over.<|im_end|>") == 1
+    assert not lora_parameters_left(names["tuned_real"])
+
+
+def lora_parameters_left(model: nn.Module) -> bool:
+    return any(isinstance(part, LoRALinear) for part in model.modules())

@@ -25,7 +25,7 @@ from smol.finetune import (
 from smol.finetune import __main__ as cli
 from smol.finetune.data import STORIES, TEMPLATE, Chats, reading_of
 from smol.stories import chat as of_stories
-from smol.stories.chat import conversations
+from smol.stories.chat import conversations, follows
 from smol.tests.ggufs import small_model, small_tokenizer
 from smol.tests.test_finetune import said, streaming, with_template
 from smol.train import Log, read_log
@@ -260,22 +260,57 @@ def test_a_frozen_embedding_moves_its_special_tokens_alone(folder, tmp_path):
         settings(folder, method="lora", freeze_embedding=True)
 
 
-def test_some_of_what_the_grammar_writes_are_stories_alone(monkeypatch):
-    batches, end = Chats(None, TOKENIZER, 2, 4096), TOKENIZER.eos_id
-    alone = []
-    for inputs, labels in (next(batches) for _ in range(8)):  # all that is drawn at once
+def drawn_at_once(seq_len: int) -> tuple[Chats, list[tuple[str, str]]]:
+    """The rows of eight batches of two: what is read, and what is learned of it."""
+    batches, rows = Chats(None, TOKENIZER, 2, seq_len), []
+    for inputs, labels in (next(batches) for _ in range(data.DRAWN)):
         for row, label in zip(inputs, labels, strict=True):
-            if row[0] == end:
-                last = int((label != -100).nonzero().max())
-                assert label[last] == end and (label[: last + 1] != -100).all()
-                alone.append(TOKENIZER.decode(label[:last].tolist()))
-    assert len(alone) == round(data.AGAIN * 16)
-    grammar = stories.grammar()
-    assert not any(of_stories._is_held_out(of_stories._facts(text, grammar)) for text in alone)
-    state = batches.state_dict()
-    monkeypatch.setattr(data, "AGAIN", 0)
-    with pytest.raises(ValueError, match="had another conversations"):
-        Chats(None, TOKENIZER, 2, 4096).load_state_dict(state)
+            last = int((label != -100).nonzero().max())
+            read, learned = row[: last + 1].tolist(), label[label != -100].tolist()
+            rows.append((TOKENIZER.decode(read), TOKENIZER.decode(learned)))
+    return batches, rows
+
+
+def test_some_rows_are_stories_as_the_base_has_read_them():
+    grammar, end = stories.grammar(), "<|endoftext|>"
+    told = [row for row in drawn_at_once(4096)[1] if row[0].startswith(end)]
+    assert len(told) == round(data.ALONE * 16 / 100)
+    for read, learned in told:
+        assert learned.startswith(read.removeprefix(end))  # from its first token on
+        story = learned.removesuffix(end)
+        assert not of_stories._is_held_out(of_stories._facts(story, grammar))
+    part = Chats(None, TOKENIZER, 2, 100)._alone(story)  # as much as fits
+    assert len(part.ids) == 100 and (end + story).startswith(TOKENIZER.decode(part.ids))
+
+
+def test_some_rows_begin_a_story_that_was_wished_for_and_do_not_end_it():
+    rows = drawn_at_once(4096)[1]
+    begun = [row for row in rows if not row[1].endswith(("<|im_end|>", "<|endoftext|>"))]
+    assert len(begun) == round(data.BEGUN * 16 / 100)
+    for read, learned in begun:
+        wish = read.partition("user\n")[2].partition("<|im_end|>")[0]
+        title, below = learned.split("\n")
+        asked = f"<|im_start|>user\n{wish}<|im_end|>\n<|im_start|>assistant\n"
+        assert (asked + learned).startswith(read) and len(asked + learned) - len(read) < 9
+        assert title and learned.endswith(".")
+        if " with a" not in wish:  # else it goes on to the thing
+            assert below.count(".") == 1
+            assert follows([{"role": "user", "content": wish}], learned + " And so on.")
+
+
+def test_some_rows_are_echoes():
+    rows = drawn_at_once(4096)[1]
+    echoes = [row for row in rows if row[0].count(row[1].removesuffix("<|im_end|>")) == 2]
+    assert len(echoes) == round(data.ECHOES * 16 / 100)
+
+
+def test_a_state_of_other_shares_is_refused(monkeypatch):
+    state = Chats(None, TOKENIZER, 2, 512).state_dict()
+    for name in ("ALONE", "BEGUN", "ECHOES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(data, name, 1)
+            with pytest.raises(ValueError, match="had another conversations"):
+                Chats(None, TOKENIZER, 2, 512).load_state_dict(state)
 
 
 def test_rows_have_few_lengths_and_those_are_compiled():

@@ -24,6 +24,7 @@ from smol.stories.chat import (
     right,
     short_conversations,
 )
+from smol.stories.exercises import echo, opening
 from smol.stories.notation import Mention
 
 
@@ -530,7 +531,7 @@ def test_the_small_model_has_words_for_it(held_out):
 
 @pytest.mark.parametrize(
     ("held", "digest"),
-    [(False, "2e7c68c6525d78d1"), (True, "22cb4a1b248a4e02")],
+    [(False, "758d853a9c21864f"), (True, "f3d5878a96dc5cc0")],
 )
 def test_the_same_seed_gives_the_same_bytes_everywhere(held, digest):
     some = json.dumps([*conversations(50, 7, held)])
@@ -552,11 +553,75 @@ def test_they_come_one_at_a_time_and_fast():
         ((0, 1), "count must be 1 or more, got 0"),
         ((1, -1), "seed must be 0 or more, got -1"),
         ((1, 1, "yes"), "held_out must be True or False, got 'yes'"),
+        (
+            (1, 1, True, ["how"]),
+            "kinds 'how' is none of who, what, where, count, last, open, story",
+        ),
+        ((1, 1, True, ["story"]), "kinds names no kind of question: add one of who, what"),
+        ((1, 1, True, []), "kinds names no kind of question: add one of who, what"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(arguments, says):
     with pytest.raises(ValueError, match=says):
         conversations(*arguments)
+
+
+@pytest.mark.parametrize("kinds", [["count"], ["open", "who"], ["story", "last"]])
+@pytest.mark.parametrize("held", [False, True])
+def test_only_the_kinds_that_are_wanted_are_asked(kinds, held):
+    talks = list(conversations(60, 3, held, kinds))
+    asked = Counter(kind for talk in talks for kind in talk.kinds)
+    assert len(talks) == 60 and set(asked) == set(kinds)
+    assert all(talk.kinds and len(talk.messages) == 2 * len(talk.kinds) for talk in talks)
+    for talk in talks:
+        for i, kind in enumerate(talk.kinds):
+            assert right(talk.messages[: 2 * i + 1], talk.messages[2 * i + 1]["content"])
+            assert (talk.messages[2 * i + 1]["content"] == OPEN) == (kind == "open")
+
+
+def test_all_kinds_are_wanted_where_nobody_says_which():
+    some = [*conversations(20, 3)]
+    assert [*conversations(20, 3, kinds=KINDS)] == some
+    assert [*conversations(20, 3, kinds=KINDS[::-1])] == some
+
+
+def test_an_opening_is_a_story_that_was_wished_for_as_far_as_the_wish_decides_it():
+    """None of it held out; with a thing, up to the sentence that has it."""
+    rng, things = random.Random(4), 0
+    for _ in range(60):
+        wish, said = opening(rng)
+        assert (wish["role"], said["role"]) == ("user", "assistant")
+        title, below = said["content"].split("\n")
+        first, _, rest = below.partition(". ")
+        drawn = chat._facts(f"{first.removesuffix('.')}.", chat._opening()).drawn
+        wished = chat._facts(wish["content"], chat._chat()).drawn
+        thing = next((wished[var]["text"] for var in ("item", "nook") if var in wished), None)
+        if thing:
+            things += 1
+            assert thing in below.lower() or thing in title.lower()
+            assert thing not in rest.rpartition(". ")[0].lower()
+        else:
+            assert not rest and wished.items() <= drawn.items() and title
+        names = stories.grammar().pools["name"]
+        assert all(i % 10 < 9 for i, item in enumerate(names) if item == drawn.get("hero"))
+        tells = chat._chat().rules["tell"]
+        assert any(wish["content"].startswith("".join(way.parts)) for way in tells[:-1])
+    assert 8 < things < 30
+
+
+def test_an_echo_says_what_it_heard_and_nothing_held_out():
+    rng, pools, seen = random.Random(4), stories.grammar().pools, set()
+    names = [item["text"] for item in pools["name"]]
+    for _ in range(200):
+        heard, said = echo(rng)
+        assert (heard["role"], said["role"]) == ("user", "assistant")
+        assert heard["content"] == said["content"]
+        seen.update(heard["content"].split())
+    assert {name for name in names if name in seen} == {
+        name for i, name in enumerate(names) if i % 10 != 9
+    }
+    numbers = [item["text"] for item in pools["number"]]
+    assert all(number.split()[-1] in seen for number in numbers)
 
 
 def test_a_story_is_written_with_what_is_given():
