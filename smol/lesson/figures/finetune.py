@@ -72,18 +72,12 @@ def what_is_learned(tokens: list[str], mask: list[bool]):
 
 
 @styled(dpi=110)
-def answers_by_step(steps: list[int], shares: dict[str, list[float]], log: bool = False):
-    """Shares of right answers, from 0 to 1, as the training goes: a line for each kind. With `log`
-    ten times as many steps are always as far."""
+def answers_by_step(steps: list[int], shares: dict[str, list[float]]):
+    """Shares of right answers, from 0 to 1, as the training goes: a line for each kind."""
     fig, ax = figure(7.2, 3.1)
     for (name, values), color in zip(shares.items(), PALETTE, strict=False):
         ax.plot(steps, [100 * share for share in values], "o-", ms=4, color=color, label=name)
     ax.set(xlabel="steps", ylabel="right answers, %", ylim=(-3, 103), xlim=(0, None))
-    if log:
-        ax.set(xscale="log", xlim=(0.9 * steps[0], 1.1 * steps[-1]))
-        ax.set_xticks(marks := [n for n in (100, 300, 1000, 3000, 10000) if n < steps[-1]])
-        ax.set_xticklabels([f"{n:,}" for n in marks])
-        ax.minorticks_off()
     ax.grid(axis="y")
     ax.legend(title="asked is", loc="best")
     told = ", ".join(f"{name} {100 * values[-1]:.0f} %" for name, values in shares.items())
