@@ -34,6 +34,7 @@ def _over_the_base(m: LoRALinear, x: Tensor) -> Tensor:
 FORWARD: dict[str, Callable | tuple] = {
     "the scale is α alone: it is α/r": _changed(lambda r, alpha: alpha),
     "the scale is upside down: α/r": _changed(lambda r, alpha: r / alpha),
+    "the scale is α // r, without what is left over: α / r": _changed(lambda r, alpha: alpha // r),
     "the scale α/r is missing": _changed(lambda r, alpha: 1),
     "the scale is 1/r: α is missing": _changed(lambda r, alpha: 1 / r),
     "the scale is α · r: it is α/r": _changed(lambda r, alpha: alpha * r),
@@ -56,7 +57,7 @@ FORWARD: dict[str, Callable | tuple] = {
 }
 
 
-R, ALPHA = 4, 12  # neither α, nor r/α, nor 1 is α/r
+R, ALPHA = 4, 10  # neither α, nor r/α, nor α // r, nor 1 is α/r
 RAISED_BY_LORA = {
     "shapes cannot be multiplied": "A reads x, as the base does, and B what A gives",
     "have the same dtype": "the base may be in bfloat16: make A and B with its weight's dtype",

@@ -5,6 +5,7 @@ The package's own functions are the judges. What each classic wrong answer is to
 slips_preference.py; the tests hand all of them in.
 """
 
+import copy
 import dataclasses
 
 import torch
@@ -75,17 +76,22 @@ def check_log_probs(answer):
     at = torch.arange(30)
     first, last = torch.tensor([[12, 3, 0, 20], [13, 9, 30, 28]])[..., None]
     labels[(at < first) | (at >= last)] = -100  # the third one has 30 targets
-    for rows in (slice(None), slice(1, 2)):
-        x, y = inputs[rows], labels[rows]
+    sure, zeros = copy.deepcopy(model), labels.where(labels % 3 != 0, 0)  # −100 stays as it is
+    sure.norm.weight.detach().mul_(300)
+    for what, judge, x, y in (
+        ("4 rows", model, inputs, labels),
+        ("1 row", model, inputs[1:2], labels[1:2]),
+        ("some labels are token 0", model, inputs, zeros),
+        ("a model that is very sure", sure, inputs, labels),
+    ):
         given = x.clone(), y.clone()
-        got = ask_and_explain(RAISED_BY_SUMS, answer, model, *given, kind=_with_its_graph)
+        got = ask_and_explain(RAISED_BY_SUMS, answer, judge, *given, kind=_with_its_graph)
         read = torch.equal(given[0], x) and torch.equal(given[1], y)
         expect(read, "your function changes inputs or labels: work on a copy")
-        want = preference.log_probs(model, x, y).detach()
-        what = f"{len(x)} rows" if len(x) > 1 else "1 row"
+        want = preference.log_probs(judge, x, y).detach()
         several = f"{what}: one number for the whole batch came back: one of each row is wanted"
         expect(got.ndim > 0, several)
-        _hear(SUMS, got.detach(), want, (model(x).detach(), y), what, "your answer")
+        _hear(SUMS, got.detach(), want, (judge(x).detach(), y), what, "your answer")
         expect(got.requires_grad, LOST)
     none = torch.full_like(labels[:1], -100)
     alone = ask_and_explain(RAISED_BY_SUMS, answer, model, inputs[:1], none, kind=kind.tensor)
@@ -136,6 +142,8 @@ def check_dpo_loss(answer):
 CHOICES = (  # p, the reward, β
     ("β = 0.5", [0.5, 0.3, 0.15, 0.05], [0.2, -1.0, 0.9, 1.0], 0.5),
     ("an outcome of probability 0", [0.7, 0.0, 0.3], [0.5, 0.2, 1.0], 1.0),
+    ("a rare outcome", [0.999999, 1e-6], [0.0, 10.0], 1.0),
+    ("one that is rarer still", [1.0, 1e-9], [0.0, 17.0], 1.0),
     ("β = 0.001", [0.2, 0.3, 0.5], [1.0, 1.001, 0.9], 0.001),
     ("β = 0.001, rewards below 0", [0.2, 0.3, 0.5], [-1.0, -1.001, -0.9995], 0.001),
 )

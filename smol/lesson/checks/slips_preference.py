@@ -58,6 +58,16 @@ SUMS: dict[str, Callable | tuple] = {
     "logits are not ln p: which function makes them so that their exp adds up to 1?": (
         _slip(log_p=lambda logits: logits)
     ),
+    "the logarithm came after softmax: −∞, or what it was cut to, where p is below all that fp32 "
+    "holds. log_softmax makes ln p at once": (
+        _slip(log_p=lambda logits: logits.softmax(-1).log()),
+        _slip(log_p=lambda logits: logits.softmax(-1).clamp(min=1e-9).log()),
+        _slip(log_p=lambda logits: (logits.softmax(-1) + 1e-9).log()),
+        _slip(log_p=lambda logits: (logits.softmax(-1) + 1e-10).log()),
+    ),
+    "token 0 is a token like any other: what counts for nothing is −100": (
+        _slip(kept=lambda labels: labels > 0),
+    ),
     "that adds up p: ln p is wanted": _slip(log_p=lambda logits: logits.softmax(-1)),
     "the softmax goes over the places or over the rows: over the vocabulary, the last dimension": (
         _slip(log_p=lambda logits: logits.log_softmax(1)),
@@ -160,6 +170,19 @@ def _tilted(weight: Callable) -> Callable:
 
 
 POLICIES: dict[str, Callable | tuple] = {
+    "r/β was cut where it is large, and rewards above that are all alike: take the largest "
+    "exponent off each instead": (
+        _tilted(lambda p, r, beta: p * (r / beta).clamp(max=80).exp()),
+        _tilted(lambda p, r, beta: p * (r / beta).clamp(max=50).exp()),
+        _tilted(lambda p, r, beta: p * (r / beta).clamp(-80, 80).exp()),
+        _tilted(lambda p, r, beta: p * (r / beta).clamp(-50, 50).exp()),
+    ),
+    "p was made a little larger before its logarithm: where it is small, that is most of it": (
+        lambda p, r, beta: ((p + 1e-6).log() + r / beta).softmax(-1),
+        lambda p, r, beta: (p.clamp(min=1e-6).log() + r / beta).softmax(-1),
+        lambda p, r, beta: ((p + 1e-8).log() + r / beta).softmax(-1),
+        lambda p, r, beta: (p.clamp(min=1e-8).log() + r / beta).softmax(-1),
+    ),
     "multiplied by β: a large β keeps near p, so it divides the reward": (
         _tilted(lambda p, r, beta: p * (r * beta).exp())
     ),
