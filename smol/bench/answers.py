@@ -26,7 +26,8 @@ from smol.terminal import command
 from smol.tokenizer import BPETokenizer
 from smol.train import LossModel, TrainConfig, evaluate, validation_of
 
-MODELS = ("smol-stories", "smol-stories-chat")  # the base, and what was fine-tuned from it
+# The base, a checkpoint on the way, and what was fine-tuned from it.
+MODELS = ("smol-stories", "smol-stories-halfway", "smol-stories-chat")
 COUNT = 1200  # conversations
 ANSWERED = tuple(kind for kind in ASKED if kind != "open")
 
@@ -44,16 +45,21 @@ def judged(folders: Sequence[Path], count: int, run: Run | None = None) -> list[
         model, tokenizer = load_pretrained(folder).eval(), BPETokenizer.load(folder)
         tokenizer.chat_template = tokenizer.chat_template or TEMPLATE
         found = exact(model, tokenizer, count)
-        row = {"model": folder.name, "conversations": count, **found._asdict()}
+        row = {"model": _name(folder), "conversations": count, **found._asdict()}
         row["story_loss"] = story_loss(model, tokenizer)
         rows.append(row)
         counts = "  ".join(f"{k} {r:,}/{n:,}" for k, (r, n) in together(found).items())
         print(
-            f"{folder.name:20} {counts}  held-out stories {row['story_loss']:.4f} nats per token"
+            f"{row['model']:20} {counts}  held-out stories {row['story_loss']:.4f} nats per token"
         )
         if run:
             run.note(models=rows)
     return rows
+
+
+def _name(folder: Path) -> str:
+    """Of a checkpoint with its run's, since all runs name theirs alike."""
+    return "/".join(folder.parts[-2:] if folder.name.startswith("step-") else folder.parts[-1:])
 
 
 def together(found: Exact) -> dict[str, tuple[int, int]]:

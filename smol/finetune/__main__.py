@@ -11,7 +11,7 @@ import sys
 
 from smol.finetune.messages import SMOLTALK, SMOLTALK_COUNT
 from smol.finetune.run import finetune
-from smol.finetune.settings import METHODS, STORIES, FinetuneConfig
+from smol.finetune.settings import EVERY, METHODS, STORIES, FinetuneConfig
 from smol.terminal import command
 from smol.train.flags import add_flags, given_flags
 
@@ -27,6 +27,9 @@ def main() -> int:
         "--data",
         help=f"{STORIES}; {SMOLTALK}, {SMOLTALK_COUNT:,} conversations from the hub; or a .jsonl "
         "with messages or pairs a line",
+    )
+    parser.add_argument(
+        "--kinds", help=f"what {STORIES} asks, with commas: some of {', '.join(EVERY)}"
     )
     parser.add_argument("--method", choices=METHODS, help="all weights, a few, or by preference")
     parser.add_argument(

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count, islice
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,7 @@ from smol.finetune.messages import SMOLTALK, read_messages, smoltalk
 from smol.finetune.packing import pad
 from smol.finetune.pairs import Pair, read_pairs, story_pairs
 from smol.finetune.render import Chat, answer_ends, render, truncate
-from smol.finetune.settings import STORIES, FinetuneConfig, lengths_of
+from smol.finetune.settings import ECHO, EVERY, STORIES, FinetuneConfig, lengths_of
 from smol.stories.chat import FILE, conversations
 from smol.stories.exercises import echo, opening, story
 from smol.terminal import say
@@ -24,10 +24,12 @@ from smol.tokenizer import BPETokenizer
 from smol.train.data import Reading, Validation
 
 DRAWN = 8  # batches that are drawn at once, so that rows of like length meet
-# Of a hundred rows that the grammar writes so many are no conversations: stories as the base has
-# read them, or it forgets in a few hundred steps how to tell one; beginnings of stories that were
-# wished for; and echoes, which keep it copying what no story says twice.
-ALONE, BEGUN, ECHOES = 5, 10, 5
+# What the grammar writes are not only conversations. Half of the tokens that are learned are of
+# stories as the base has read them, or it forgets in a few hundred steps how to tell one. And of a
+# hundred rows so many are beginnings of stories that were wished for, and echoes, which keep it
+# copying what no story says twice.
+ALONE = 0.5
+BEGUN, ECHOES = 10, 5
 # And of the conversations in which a whole story is told so many stay. What a story draws nobody
 # can foretell: most of its gradient is noise, in which what is rarely asked gets lost.
 TOLD = 0.3
@@ -47,7 +49,8 @@ Item = Chat | tuple[Chat, Chat]
 class Chats:
     """Batches of conversations, without end: those given, shuffled anew each time round, or for
     None those of the grammar, none of which comes twice, with other rows among them (`ALONE`). Of
-    `pairs` each has 2B rows, a rejected conversation after the chosen one.
+    these only what is of one of the `kinds`; the stories alone are always there. Of `pairs` each
+    has 2B rows, a rejected conversation after the chosen one.
 
     `next()` gives inputs and labels, (B, T) int64, as `pad` lays them: T is the longest one's
     length, or a little more: there are eight lengths, so that a compiler meets no others. Those of
@@ -67,6 +70,7 @@ class Chats:
         seed: int = 0,
         pairs: bool = False,
         base: str | None = None,
+        kinds: Sequence[str] = EVERY,
     ):
         self._settings = {
             "batch_size": whole("batch_size", batch_size),
@@ -76,6 +80,7 @@ class Chats:
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.chat_template,
             "base": base,
+            "kinds": list(kinds),
         }
         self._chats, self._tokenizer, self._pad_id = chats, tokenizer, filler_of(tokenizer)
         self._pairs, self._lengths = flag("pairs", pairs), lengths_of(seq_len)
@@ -104,19 +109,40 @@ class Chats:
         (draw, at), B = divmod(self._drawn, DRAWN), self._settings["batch_size"]
         if draw != self._order[0]:
             rng = random.Random(f"{self._settings['seed']} {draw}")
-            shares = (0, 0, 0) if self._pairs else (ALONE, BEGUN, ECHOES)
-            alone, begun, echoes = (round(share * DRAWN * B / 100) for share in shares)
-            items = [self._alone(story(rng)) for _ in range(alone)]
-            items += [self._begun(opening(rng)) for _ in range(begun)]
-            written = _written(10**9, rng.getrandbits(63), self._pairs)
-            if not self._pairs:
-                kept = (m for m in written if "\n" not in m[1]["content"] or rng.random() < TOLD)
-                written = chain((echo(rng) for _ in range(echoes)), kept)
-            fit = _fit(written, self._tokenizer, self._settings["seq_len"])
-            items = sorted([*items, *islice(fit, DRAWN * B - len(items))], key=_length)
+            items = self._drawn_pairs(rng) if self._pairs else self._drawn_chats(rng)
+            items = sorted(islice(items, DRAWN * B), key=_length)
             starts = sorted(range(0, DRAWN * B, B), key=lambda _: rng.random())
             self._order = draw, [items[i : i + B] for i in starts]
         return self._order[1][at]
+
+    def _drawn_pairs(self, rng: random.Random) -> Iterator[Item]:
+        said = story_pairs(10**9, rng.getrandbits(63))
+        return _fit(said, self._tokenizer, self._settings["seq_len"])
+
+    def _drawn_chats(self, rng: random.Random) -> Iterator[Item]:
+        """Stories alone, without end, beside `_talks`: their share of the tokens is `ALONE`."""
+        talks, alone, others = self._talks(rng), 0, 0
+        while True:
+            if alone < ALONE * (alone + others):
+                yield (chat := self._alone(story(rng)))
+                alone += sum(chat.mask)
+            else:
+                yield (chat := next(talks))
+                others += sum(chat.mask)
+
+    def _talks(self, rng: random.Random) -> Iterator[Item]:
+        """Of what is drawn at once: beginnings and echoes in their shares, then conversations."""
+        kinds, rows = self._settings["kinds"], DRAWN * self._settings["batch_size"]
+        shares = BEGUN * ("story" in kinds), ECHOES * (ECHO in kinds)
+        begun, echoes = (round(share * rows / 100) for share in shares)
+        yield from (self._begun(opening(rng)) for _ in range(begun))
+        said = (echo(rng) for _ in (count() if kinds == [ECHO] else range(echoes)))
+        if kinds != [ECHO]:
+            asked = [kind for kind in kinds if kind != ECHO]
+            talks = conversations(10**9, rng.getrandbits(63), kinds=asked)
+            kept = (talk for talk in talks if talk.kinds[0] != "story" or rng.random() < TOLD)
+            said = chain(said, (talk.messages for talk in kept))
+        yield from _fit(said, self._tokenizer, self._settings["seq_len"])
 
     def _alone(self, text: str) -> Chat:
         """A story as the base reads it, between two ends of text; as much of it as fits."""
@@ -173,7 +199,10 @@ def reading_of(
     """
     B, T, pairs = config.batch_size, config.seq_len, config.method == "dpo"
     if config.data == STORIES:
-        said = list(_written(HELD_OUT, 0, pairs, held_out=True))
+        talks = conversations(HELD_OUT, 0, held_out=True)
+        said = list(
+            story_pairs(HELD_OUT, 0, held_out=True) if pairs else (t.messages for t in talks)
+        )
         held_out, chats = _fitting(said, tokenizer, T), None
     else:
         read = read_pairs if pairs else read_messages
@@ -189,15 +218,9 @@ def reading_of(
         chats, held_out = chats[:cut], chats[cut:][:1024]
     if not held_out:
         raise ValueError(f"no conversation has an answer within {T} tokens: take 512")
-    batches = Chats(chats, tokenizer, B, T, config.seed, pairs, base)
+    kinds = config.kinds.split(",") if config.kinds else EVERY
+    batches = Chats(chats, tokenizer, B, T, config.seed, pairs, base, kinds)
     return Reading(tokenizer, batches, _validation_of(held_out, tokenizer, B))
-
-
-def _written(count: int, seed: int, pairs: bool, held_out: bool = False) -> Iterator:
-    """The messages of what the grammar writes, as `read_messages` and `read_pairs` give them."""
-    if pairs:
-        return story_pairs(count, seed, held_out)
-    return (talk.messages for talk in conversations(count, seed, held_out))
 
 
 def _fitting(said: list, tokenizer: BPETokenizer, seq_len: int) -> list[Item]:

@@ -1,13 +1,16 @@
-"""What fine-tuning is told: `smol.train`'s settings with other defaults, and six of its own."""
+"""What fine-tuning is told: `smol.train`'s settings with other defaults, and seven of its own."""
 
 import dataclasses
 import math
 
 from smol.checks import flag, named, number, one_of, whole
 from smol.finetune.messages import SMOLTALK
+from smol.stories.chat import ASKED, KINDS
 from smol.train.settings import TrainConfig
 
 STORIES = "stories-chat"  # conversations that the grammar writes as they are wanted
+ECHO = "echo"  # no question: `smol.stories.exercises.echo`
+EVERY = (*KINDS, ECHO)
 # Each with its learning rate where none is given. DPO's is small: at SFT's rate a small model lost
 # four nats of ln p of the right answers within 16 steps, and the margins grew all the same.
 METHODS = {"sft": 1e-3, "lora": 1e-3, "dpo": 1e-5}
@@ -17,10 +20,11 @@ METHODS = {"sft": 1e-3, "lora": 1e-3, "dpo": 1e-5}
 class FinetuneConfig(TrainConfig):
     """`model` is a folder, a hub repository or a .gguf file; `data` is "stories-chat",
     "smoltalk" or a JSONL of messages, for "dpo" of pairs; `batch_size` counts conversations, or
-    pairs. `rank` and `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model that
-    it began with. With `learning_rate` None it is the method's own. With `freeze_embedding` only
-    the special tokens' rows of the embedding are trained: a word that no conversation has stays
-    what it was.
+    pairs. `kinds` is what stories-chat asks, some names of EVERY with commas between them; None
+    is all. `rank` and `alpha` are LoRA's, `beta` is DPO's: the larger, the nearer to the model
+    that it began with. With `learning_rate` None it is the method's own. With `freeze_embedding`
+    only the special tokens' rows of the embedding are trained: a word that no conversation has
+    stays what it was.
 
     The rest is as in TrainConfig; its preset, its tokenizer and shards are not used here.
     """
@@ -33,6 +37,7 @@ class FinetuneConfig(TrainConfig):
     warmup: float = 0.1
     weight_decay: float = 0.0
     model: str = ""
+    kinds: str | None = None
     method: str = "sft"
     rank: int = 8
     alpha: float = 16.0
@@ -50,6 +55,8 @@ class FinetuneConfig(TrainConfig):
             checked[name] = number(
                 name, getattr(self, name), "above 0 and finite", lambda x: 0 < x < math.inf
             )
+        if self.kinds is not None:
+            checked["kinds"] = _kinds_of(named("kinds", self.kinds), self.data, self.method)
         if self.learning_rate is None:
             checked["learning_rate"] = METHODS[checked["method"]]
         for name, value in checked.items():
@@ -87,6 +94,16 @@ class FinetuneConfig(TrainConfig):
     def title(self) -> str:
         """What the bar calls the run."""
         return self.method
+
+
+def _kinds_of(kinds: str, data: str, method: str) -> str:
+    """The same without spaces."""
+    if data != STORIES or method == "dpo":
+        raise ValueError(f"kinds are those of {STORIES}, and not for dpo: leave kinds out")
+    names = [one_of("kinds", kind.strip(), EVERY) for kind in kinds.split(",")]
+    if names != [ECHO] and not set(names) & set(ASKED):
+        raise ValueError(f"kinds names no kind of question: add one of {', '.join(ASKED)}")
+    return ",".join(names)
 
 
 def lengths_of(seq_len: int) -> tuple[int, ...]:

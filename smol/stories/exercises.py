@@ -2,15 +2,16 @@
 
 import random
 
-from smol import checks, stories
+from smol import stories
 from smol.stories import chat
 
 ECHOED = 30  # items
 
 
-def story(rng: random.Random, held_out: bool = False) -> str:
-    """A story such as `conversations` have: with something held out, or with nothing of it."""
-    return chat._story(rng, checks.flag("held_out", held_out))[0]
+def story(rng: random.Random) -> str:
+    """A story as the base has read them, with whatever conversations hold out as well: what is
+    not practised is forgotten."""
+    return stories.grammar().write(rng)
 
 
 def opening(rng: random.Random) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ import random
 import sys
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,6 +185,16 @@ def test_kinds_at_the_beginning_and_later_make_one_count():
         "story": (1, 1),
         "who": (4, 6),
     }
+
+
+def test_a_checkpoint_is_named_with_its_run():
+    for folder, name in {
+        "runs/a/step-000010": "a/step-000010",
+        "runs/a/model": "model",
+        "step-000010": "step-000010",
+        "smol-stories": "smol-stories",
+    }.items():
+        assert answers._name(Path(folder)) == name
 
 
 def test_the_command_writes_a_row_for_each_folder_as_it_comes(monkeypatch, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from itertools import islice
@@ -23,9 +24,10 @@ from smol.finetune import (
     render,
 )
 from smol.finetune import __main__ as cli
-from smol.finetune.data import STORIES, TEMPLATE, Chats, reading_of
+from smol.finetune.data import EVERY, STORIES, TEMPLATE, Chats, reading_of
 from smol.stories import chat as of_stories
-from smol.stories.chat import conversations, follows
+from smol.stories import exercises
+from smol.stories.chat import OPEN, answers, conversations, follows
 from smol.tests.ggufs import small_model, small_tokenizer
 from smol.tests.test_finetune import said, streaming, with_template
 from smol.train import Log, read_log
@@ -260,9 +262,9 @@ def test_a_frozen_embedding_moves_its_special_tokens_alone(folder, tmp_path):
         settings(folder, method="lora", freeze_embedding=True)
 
 
-def drawn_at_once(seq_len: int) -> tuple[Chats, list[tuple[str, str]]]:
+def drawn_at_once(seq_len: int, *kinds: str) -> tuple[Chats, list[tuple[str, str]]]:
     """The rows of eight batches of two: what is read, and what is learned of it."""
-    batches, rows = Chats(None, TOKENIZER, 2, seq_len), []
+    batches, rows = Chats(None, TOKENIZER, 2, seq_len, kinds=kinds or EVERY), []
     for inputs, labels in (next(batches) for _ in range(data.DRAWN)):
         for row, label in zip(inputs, labels, strict=True):
             last = int((label != -100).nonzero().max())
@@ -272,13 +274,18 @@ def drawn_at_once(seq_len: int) -> tuple[Chats, list[tuple[str, str]]]:
 
 
 def test_some_rows_are_stories_as_the_base_has_read_them():
-    grammar, end = stories.grammar(), "<|endoftext|>"
-    told = [row for row in drawn_at_once(4096)[1] if row[0].startswith(end)]
-    assert len(told) == round(data.ALONE * 16 / 100)
+    """With what is held out of conversations: a plot that nobody practises is forgotten."""
+    end, rows = "<|endoftext|>", drawn_at_once(4096)[1]
+    told = [row for row in rows if row[0].startswith(end)]
+    assert half_is_told(rows)
     for read, learned in told:
         assert learned.startswith(read.removeprefix(end))  # from its first token on
         story = learned.removesuffix(end)
-        assert not of_stories._is_held_out(of_stories._facts(story, grammar))
+        of_stories._facts(story, stories.grammar())  # a whole one
+    drawn = (exercises.story(rng) for rng in [random.Random(1)] for _ in range(200))
+    facts = [of_stories._facts(story, stories.grammar()) for story in drawn]
+    held_out = [of_stories._is_held_out(fact) for fact in facts]
+    assert any(of_stories.PLOT in fact.chosen for fact in facts) and 20 < sum(held_out) < 180
     part = Chats(None, TOKENIZER, 2, 100)._alone(story)  # as much as fits
     assert len(part.ids) == 100 and (end + story).startswith(TOKENIZER.decode(part.ids))
 
@@ -302,6 +309,79 @@ def test_some_rows_are_echoes():
     rows = drawn_at_once(4096)[1]
     echoes = [row for row in rows if row[0].count(row[1].removesuffix("<|im_end|>")) == 2]
     assert len(echoes) == round(data.ECHOES * 16 / 100)
+
+
+def test_echoes_alone():
+    rows = drawn_at_once(4096, "echo")[1]
+    echoes = [row for row in rows if row[0].count(row[1].removesuffix("<|im_end|>")) == 2]
+    told = [row for row in rows if row[0].startswith("<|endoftext|>")]
+    assert told and len(echoes) == 16 - len(told) and half_is_told(rows)
+
+
+@pytest.mark.parametrize("kinds", [("count",), ("where", "echo"), ("open", "last")])
+def test_one_kind_of_question_at_a_time(kinds):
+    rows = drawn_at_once(4096, *kinds)[1]
+    assert half_is_told(rows)
+    rows = [row for row in rows if not row[0].startswith("<|endoftext|>")]
+    echoes = [row for row in rows if row[0].count(row[1].removesuffix("<|im_end|>")) == 2]
+    assert len(echoes) == round(data.ECHOES * 16 / 100) * ("echo" in kinds)
+    for read, learned in rows:
+        if (read, learned) not in echoes:
+            known = known_in(read)
+            for reply in learned.removesuffix("<|im_end|>").split("<|im_end|>"):
+                topics = [name for name, answer in known.items() if answer == reply]
+                of = {"open" if reply == OPEN else name.partition("_")[0] for name in topics}
+                assert of & set(kinds), (reply, topics)
+
+
+def half_is_told(rows: list[tuple[str, str]]) -> bool:
+    """Whether half of what is learned are stories alone, as near as whole rows allow."""
+    counts = [(read[:13] == "<|endoftext|>", len(TOKENIZER.encode(said))) for read, said in rows]
+    told, every = sum(n for alone, n in counts if alone), sum(n for _, n in counts)
+    return abs(2 * told - every) <= max(n for _, n in counts)
+
+
+def known_in(conversation: str) -> dict[str, str]:
+    """The answers of the story that a conversation shows."""
+    asked = conversation.partition("user\n")[2].partition("<|im_end|>")[0]
+    for piece in asked.split("\n\n"):
+        try:
+            return answers(piece)
+        except ValueError:
+            continue
+    raise AssertionError(f"no story in {asked[:80]!r}")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ("", "kinds is empty"),
+        ("how many", "kinds 'how many' is none of who, what, where, count, last, open, story, ec"),
+        ("count,", "kinds '' is none of"),
+        ("story", "kinds names no kind of question: add one of who, what"),
+        ("story, echo", "kinds names no kind of question: add one of who, what"),
+    ],
+)
+def test_kinds_that_are_none(kinds, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(model="m", kinds=kinds)
+    assert FinetuneConfig(model="m", kinds="count, echo").kinds == "count,echo"
+    for other in ({"data": "x.jsonl"}, {"data": "smoltalk"}, {"method": "dpo"}):
+        with pytest.raises(ValueError, match="kinds are those of stories-chat, and not for dpo"):
+            FinetuneConfig(model="m", kinds="count", **other)
+
+
+def test_kinds_reach_the_run(folder, tmp_path, monkeypatch):
+    config = settings(folder, data=STORIES, seq_len=4096, kinds="last,echo")
+    reading = reading_of(config, TOKENIZER)
+    assert reading.batches.state_dict()["kinds"] == ["last", "echo"]
+    with pytest.raises(ValueError, match="had another kinds"):
+        Chats(None, TOKENIZER, 4, 4096).load_state_dict(reading.batches.state_dict())
+    taken = []
+    monkeypatch.setattr(cli, "finetune", lambda config, *rest: taken.append(config) or (None, 6))
+    command = "--model m --steps 6 --kinds count --out"
+    monkeypatch.setattr(sys, "argv", ["smol.finetune", *command.split(), str(tmp_path)])
+    assert cli.main() == 0 and taken[0].kinds == "count"
 
 
 def test_a_state_of_other_shares_is_refused(monkeypatch):

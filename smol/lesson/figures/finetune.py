@@ -22,7 +22,15 @@ from smol.lesson.figures.style import (
     written,
 )
 
-__all__ = ["answers_by_step", "lora", "ranks", "three_lessons", "traps", "what_is_learned"]
+__all__ = [
+    "answers_by_step",
+    "answers_of_a_run",
+    "lora",
+    "ranks",
+    "three_lessons",
+    "traps",
+    "what_is_learned",
+]
 
 LEARNED, BETTER, WORSE = shade(ORANGE, 0.55), shade(GREEN, 0.45), shade(RED, 0.4)
 
@@ -79,24 +87,66 @@ def answers_by_step(steps: list[int], shares: dict[str, list[float]]):
         ax.plot(steps, [100 * share for share in values], "o-", ms=4, color=color, label=name)
     ax.set(xlabel="steps", ylabel="right answers, %", ylim=(-3, 103), xlim=(0, None))
     ax.grid(axis="y")
-    ax.legend(title="asked is", loc="best")
+    ax.legend(title="the question is about", loc="best")
     told = ", ".join(f"{name} {100 * values[-1]:.0f} %" for name, values in shares.items())
     return fig, f"right answers over {steps[-1]} steps; at the end: {told}"
 
 
+ASKED = {
+    "who": "who",
+    "what": "what",
+    "where": "where",
+    "count": "how many",
+    "last": "who, what came last",
+    "open": "what is left open",
+}
+
+
 @styled(dpi=110)
-def ranks(shares: dict[int, float]):
-    """Right answers, from 0 to 1, of a model whose change by fine-tuning was cut to some rank."""
+def answers_of_a_run(rows: list[dict], start: float):
+    """Right answers of each kind at a run's checkpoints, and what it has forgotten: the loss on
+    held-out stories, which was `start` in the base. Rows are those of `smol.bench.answers`."""
+    fig, (left, right) = figure(9.0, 3.6, 2)
+    steps, ends = [int(row["model"].rpartition("-")[2]) for row in rows], []
+    for (kind, name), color in zip(ASKED.items(), PALETTE, strict=True):
+        counts = [[row[part].get(kind, (0, 0)) for part in ("first", "later")] for row in rows]
+        shares = [100 * (a + c) / (b + d) for (a, b), (c, d) in counts]
+        left.plot(steps, shares, "o-", ms=3, lw=1.5, color=color, label=name)
+        ends.append(f"{name} {shares[-1]:.0f} %")
+    left.set(title="right answers, %", ylim=(-3, 103))
+    left.legend(loc="lower right", fontsize=8, title="the question is", title_fontsize=8)
+    losses = [row["story_loss"] for row in rows]
+    right.plot(steps, losses, "o-", ms=3, lw=1.5, color=INK, label="the run")
+    right.axhline(start, color=SOFT, ls="--", lw=1.4, label="the base")
+    right.set(title="loss on held-out stories, nats per token")
+    right.legend(loc="best", fontsize=8)
+    for ax in (left, right):
+        ax.set(xlabel="steps of the third run", xlim=(0, None))
+        ax.grid(axis="y")
+    alt = (
+        f"right answers over {steps[-1]} steps, at the end: {', '.join(ends)}; the loss on "
+        f"held-out stories goes from {losses[0]:.3f} to {losses[-1]:.3f}, the base has {start:.3f}"
+    )
+    return fig, alt
+
+
+@styled(dpi=110)
+def ranks(left: list[int], shares: dict[str, list[float]]):
+    """Shares of right answers, from 0 to 1, of a model whose change by fine-tuning was cut to
+    ranks, the smallest first: a line for each kind."""
     fig, ax = figure(7.2, 3.1)
-    values = [100 * share for share in shares.values()]
-    ax.plot(range(len(values)), values, "o-", color=BLUE)
-    for x, y in enumerate(values):
-        ax.annotate(f"{y:.0f}", (x, y), (0, 7), textcoords="offset points", ha="center", size=9)
-    ax.set_xticks(range(len(values)), map(str, shares))
-    ax.set(xlabel="rank that is left of each matrix' change", ylabel="right answers, %")
-    ax.set_ylim(-3, 113)
-    told = ", ".join(f"{r}: {y:.0f} %" for r, y in zip(shares, values, strict=True))
-    return fig, f"right answers by the rank that is left of the change; {told}"
+    for (name, values), color in zip(shares.items(), PALETTE, strict=False):
+        ax.plot([100 * share for share in values], "o-", ms=5, color=color, label=name)
+    ax.set_xticks(range(len(left)), map(str, left))
+    ax.set(xlabel="rank that is left of the change of each matrix", ylabel="right answers, %")
+    ax.set_ylim(-3, 103)
+    ax.grid(axis="y")
+    ax.legend(title="the question is about", loc="best")
+    told = "; ".join(
+        f"{name} " + ", ".join(f"{r}: {100 * y:.0f} %" for r, y in zip(left, values, strict=True))
+        for name, values in shares.items()
+    )
+    return fig, f"right answers by the rank that is left of the change: {told}"
 
 
 @styled(dpi=110)

@@ -76,8 +76,8 @@ def overdone(rows: list[dict[str, float]]):
         f"few pairs, {rounds[-1]} rounds: the margin grows to {rows[-1]['margin']:.2f}; the true "
         f"reward goes from {rows[0]['reward']:.2f} to {rows[-1]['reward']:.2f}, where "
         f"{rows[-1]['best']:.2f} could be had; ln p of the chosen answers goes from "
-        f"{rows[0]['chosen']:.1f} by "
-        f"{min(row['chosen'] for row in rows):.1f} to {rows[-1]['chosen']:.1f}"
+        f"{rows[0]['chosen']:.1f} down to {min(row['chosen'] for row in rows):.1f}, and comes to "
+        f"{rows[-1]['chosen']:.1f}"
     )
     return fig, alt
 
