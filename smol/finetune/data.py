@@ -136,9 +136,9 @@ class Chats:
         shares = BEGUN * ("story" in kinds), ECHOES * (ECHO in kinds)
         begun, echoes = (round(share * rows / 100) for share in shares)
         yield from (self._begun(opening(rng)) for _ in range(begun))
-        said = (echo(rng) for _ in (count() if kinds == [ECHO] else range(echoes)))
-        if kinds != [ECHO]:
-            asked = [kind for kind in kinds if kind != ECHO]
+        asked = [kind for kind in kinds if kind != ECHO]
+        said = (echo(rng) for _ in (range(echoes) if asked else count()))
+        if asked:
             talks = conversations(10**9, rng.getrandbits(63), kinds=asked)
             kept = (talk for talk in talks if talk.kinds[0] != "story" or rng.random() < TOLD)
             said = chain(said, (talk.messages for talk in kept))

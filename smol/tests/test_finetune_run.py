@@ -386,7 +386,7 @@ def test_kinds_reach_the_run(folder, tmp_path, monkeypatch):
 
 def test_a_state_of_other_shares_is_refused(monkeypatch):
     state = Chats(None, TOKENIZER, 2, 512).state_dict()
-    for name in ("ALONE", "BEGUN", "ECHOES"):
+    for name in ("ALONE", "BEGUN", "ECHOES", "TOLD"):
         with monkeypatch.context() as patch:
             patch.setattr(data, name, 1)
             with pytest.raises(ValueError, match="had another conversations"):
